@@ -1,0 +1,41 @@
+# The short way to everything.  `make` alone says what there is.
+
+PYTHON := .venv/bin/python
+KERNEL ?= 7.2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check run lab-shell clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing and fetch the lab's kernels (Debian or Ubuntu, root)
+	@.ci/setup
+
+demo: setup ## boot a guest, make a VM's map fail, and watch pinwatch say why
+	@$(PYTHON) -m tests.lab.demo
+
+# Each step runs whatever the one before it said, and pytest's summary comes last.
+define run_all
+status=0; for step in "ruff check" "ruff format --check" "mypy" "pytest $(1)"; \
+do $(PYTHON) -m $$step || status=1; done; exit $$status
+endef
+
+test: setup ## everything: lint, types, unit and replay tests, and the lab's guests
+	@$(call run_all,)
+
+check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
+	@$(call run_all,tests/unit tests/replay)
+
+run: $(PYTHON) ## run the daemon on this machine
+	@.venv/bin/pinwatch run
+
+lab-shell: setup ## a root shell in a guest (KERNEL=6.1, 6.12 or 7.2)
+	@$(PYTHON) -m tests.lab --kernel $(KERNEL) --shell
+
+clean: ## remove what the tools left in the checkout (the lab's cache stays)
+	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(PYTHON):
+	@echo "no .venv here: run 'make setup' first" >&2; exit 3

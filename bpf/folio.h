@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * folio.h - the state of a folio that could not be moved, and who walks its mapping. Failure path
+ * only.
+ */
+
+/* Who walks a mapping, taking references on its folios batch by batch (drop_caches.c). */
+struct walk {
+	u64 start_ns;		/* of the holder, not of this mapping */
+	u64 end_ns;		/* 0: walking now */
+	u32 tid;
+	u32 pad;
+};
+
+#define WALK_LINGER_NS 1000000	/* ended less than this ago still counts */
+
+BPF_TABLE("lru_hash", u64, struct walk, walks, 1024);	/* by address of the mapping */
+
+static __always_inline struct pw_failure *current_failure(struct pw_frame *frame)
+{
+	struct pw_failure *failure, *zero;
+	u32 tid = current_tid(), first = 0;
+
+	failure = failures.lookup(&tid);
+	if (failure)
+		return failure;
+	zero = no_failure.lookup(&first);
+	if (!zero)
+		return 0;
+	failures.insert(&tid, zero);
+	failure = failures.lookup(&tid);
+	if (!failure)
+		lost(PW_LOSS_FAILURES_FULL);
+	else
+		frame->failing = 1;
+	return failure;
+}
+
+static __always_inline void read_mapping(struct pw_folio *entry, u64 mapping)
+{
+	struct address_space *space = (void *)(mapping & ~3ULL);
+	struct inode *inode;
+	struct super_block *sb;
+
+	entry->mapping = mapping;
+	entry->a_ops = 0;
+	entry->s_magic = 0;
+	if (!space || (mapping & 1))
+		return;	/* anonymous or KSM: what it points at is no address_space */
+	entry->a_ops = (u64)KREAD(space, a_ops);
+	inode = (void *)KREAD(space, host);
+	if (!inode)
+		return;
+	sb = (void *)KREAD(inode, i_sb);
+	if (sb)
+		entry->s_magic = KREAD(sb, s_magic);
+}
+
+static __always_inline void read_folio(struct pw_folio *entry, struct folio *folio)
+{
+	u32 order = folio_order(folio);
+	u64 readable;
+
+	if (bpf_probe_read_kernel(&readable, sizeof(readable), folio))
+		lost(PW_LOSS_READ_FAULT);
+	entry->folio = (u64)folio;
+	entry->order = order;
+	entry->flags = folio_flags(folio);
+	entry->refcount = KREAD(folio, _refcount);
+	entry->mapcount = folio_mapcount(folio, order);
+	entry->pincount = order ? (s32)KREAD(folio, _pincount) : -1;
+	entry->index = KREAD(folio, index);
+	entry->pfn = folio_pfn(folio);
+	entry->pageblock = pageblock_bits(entry->pfn);
+	entry->page_type = folio_page_type(folio, order);
+	read_mapping(entry, (u64)KREAD(folio, mapping));
+}
+
+static __always_inline void read_walker(struct pw_folio *entry)
+{
+	struct walk *walk = walks.lookup(&entry->mapping);
+
+	if (!walk || (walk->end_ns && bpf_ktime_get_ns() - walk->end_ns > WALK_LINGER_NS))
+		return;	/* one that was seen in an earlier pass stays */
+	entry->walk_start_ns = walk->start_ns;
+	entry->walker_tid = walk->tid;
+}
+
+/* The entry for this folio, an unused one, or none when all are taken by others. */
+static __always_inline struct pw_folio *folio_entry(struct pw_failure *failure, u64 folio)
+{
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < PW_MAX_FOLIOS; i++) {
+		struct pw_folio *entry = &failure->folios[i];
+
+		if (i == failure->nr_folios)
+			failure->nr_folios = i + 1;
+		else if (entry->folio != folio)
+			continue;
+		return entry;
+	}
+	failure->folios_dropped++;
+	return 0;
+}
+
+static __always_inline void note_folio(u64 folio, u32 seen, s32 rc)
+{
+	u32 tid = current_tid();
+	struct pw_frame *frame = frames.lookup(&tid);
+	struct pw_failure *failure;
+	struct pw_folio *entry;
+
+	if (!frame || !frame->gup_open)
+		return;
+	failure = current_failure(frame);
+	if (!failure)
+		return;
+	entry = folio_entry(failure, folio);
+	if (!entry)
+		return;
+	read_folio(entry, (struct folio *)folio);
+	entry->seen = seen;
+	entry->rc = rc;
+	entry->attempts++;
+	entry->left = seen == PW_SEEN_LEFT;
+	read_walker(entry);
+}

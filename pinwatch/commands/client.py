@@ -1,0 +1,48 @@
+"""Ask the daemon over its Unix socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import urlencode
+
+from pinwatch.errors import NoDaemonError
+
+TIMEOUT_S = 10
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def get(socket_path: str, path: str, **query: str) -> dict[str, Any]:
+    """A JSON answer. NoDaemonError when nothing answers there."""
+    connection = _UnixConnection(socket_path)
+    try:
+        connection.request("GET", f"{path}?{urlencode(query)}")
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise NoDaemonError(
+                f"{socket_path}: {answer.status} {body.decode(errors='replace').strip()}",
+                hint="is the daemon of another version? Restart it",
+            )
+        result: dict[str, Any] = json.loads(body)
+        return result
+    except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NoDaemonError(
+            f"no pinwatch daemon answers on {socket_path}: {reason}",
+            hint="start it with `systemctl start pinwatch` or `pinwatch run`; are you root?",
+        ) from None
+    finally:
+        connection.close()

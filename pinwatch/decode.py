@@ -1,0 +1,255 @@
+"""Bytes from the ring buffer to events.
+
+Takes a record and the facts of the kernel that made it; gives an Event, or DecodeError. It names
+zones, kinds of memory and flags, and concludes nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+from collections.abc import Callable
+from typing import TypeVar
+
+from pinwatch.abi import layout
+from pinwatch.model.event import (
+    Event,
+    FolioFacts,
+    HolderSeen,
+    MappingKind,
+    Memlock,
+    ModuleLoaded,
+    PinFailed,
+    Seen,
+    Task,
+    TaskSeen,
+)
+from pinwatch.model.kernel import KernelFacts
+from pinwatch.model.pin import PinSource
+from pinwatch.model.sample import TaskKey
+
+PAGE_SIZE = 4096
+CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
+PAGE_MAPPING_ANON = 1
+PAGE_MAPPING_KSM = 3
+TMPFS_MAGIC = 0x01021994  # include/uapi/linux/magic.h
+HUGETLBFS_MAGIC = 0x958458F6
+PAGEBLOCK_UNKNOWN = 0xFFFFFFFF
+
+_SEEN = {
+    layout.Seen.MOVE: Seen.MOVE,
+    layout.Seen.LOCK: Seen.LOCK,
+    layout.Seen.SPLIT: Seen.SPLIT,
+    layout.Seen.LEFT: Seen.LEFT,
+}
+_KINDS_BY_OPS = {
+    "shmem_aops": MappingKind.SHMEM,
+    "hugetlbfs_aops": MappingKind.HUGETLB,
+    "secretmem_aops": MappingKind.SECRETMEM,
+    "swap_aops": MappingKind.ANON,
+}
+_KINDS_BY_MAGIC = {TMPFS_MAGIC: MappingKind.SHMEM, HUGETLBFS_MAGIC: MappingKind.HUGETLB}
+
+_S = TypeVar("_S", bound=ct.Structure)
+
+
+class DecodeError(ValueError):
+    """A record that this version of pinwatch does not understand."""
+
+
+def decode(data: bytes, kernel: KernelFacts) -> Event:
+    """One record from the ring buffer. DecodeError when its kind or length is unknown."""
+    head = _parse(layout.Head, data[: ct.sizeof(layout.Head)])
+    decoder = _DECODERS.get(head.kind)
+    if decoder is None:
+        raise DecodeError(f"unknown record kind {head.kind}")
+    return decoder(data, kernel)
+
+
+def _parse(kind: type[_S], data: bytes) -> _S:
+    if len(data) < ct.sizeof(kind):
+        raise DecodeError(f"{kind.__name__} of {len(data)} bytes, expected {ct.sizeof(kind)}")
+    return kind.from_buffer_copy(data)
+
+
+def text(raw: bytes) -> str:
+    """Bytes that anybody may have chosen, as text; invalid UTF-8 is spelled out."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _task(head: layout.Head) -> Task:
+    return Task(
+        key=TaskKey(tgid=head.tgid, start_ns=head.task_start_ns),
+        tid=head.tid,
+        uid=head.uid,
+        comm=text(head.comm),
+        cgroup_id=head.cgroup_id,
+    )
+
+
+def _cmdline(raw: layout.Cmdline) -> tuple[str, ...]:
+    words = bytes(raw.text)[: raw.len].split(b"\0")
+    if words and not words[-1]:
+        words.pop()  # the last argument ends with a NUL, too
+    return tuple(map(text, words))
+
+
+def _task_seen(data: bytes, _kernel: KernelFacts) -> TaskSeen:
+    record = _parse(layout.TaskRecord, data)
+    return TaskSeen(
+        time_ns=record.head.time_ns, task=_task(record.head), cmdline=_cmdline(record.cmdline)
+    )
+
+
+def _module_loaded(data: bytes, _kernel: KernelFacts) -> ModuleLoaded:
+    record = _parse(layout.ModuleRecord, data)
+    return ModuleLoaded(time_ns=record.head.time_ns, name=text(record.name))
+
+
+def _holder_seen(data: bytes, _kernel: KernelFacts) -> HolderSeen:
+    record = _parse(layout.HolderRecord, data)
+    try:
+        holder = layout.Holder(record.holder).name.lower()
+    except ValueError:
+        raise DecodeError(f"unknown holder {record.holder}") from None
+    return HolderSeen(
+        time_ns=record.head.time_ns,
+        task=_task(record.head),
+        holder=holder,
+        start_ns=record.start_ns,
+        end_ns=record.end_ns or None,
+        value=record.value,
+        parent_tgid=record.parent_tgid,
+        parent_comm=text(record.parent_comm),
+    )
+
+
+def _pin_failed(data: bytes, kernel: KernelFacts) -> PinFailed:
+    record = _parse(layout.PinRecord, data)
+    frame, failure, head = record.frame, record.failure, record.head
+    return PinFailed(
+        time_ns=head.time_ns,
+        task=_task(head),
+        cmdline=_cmdline(record.cmdline),
+        source=layout.SOURCE_NAMES.get(frame.source, PinSource.OTHER),
+        errno=-record.rc,
+        gup_errno=-frame.gup_rc,
+        duration_ns=head.time_ns - frame.start_ns,
+        vaddr=frame.vaddr,
+        iova=frame.iova,
+        length_bytes=frame.length,
+        pinned_pages=frame.pinned,
+        gup_calls=frame.gup_calls,
+        rounds=frame.rounds,
+        migrated_pages=frame.migrated,
+        failed_pages=frame.migrate_failed,
+        thp_failed=frame.thp_failed,
+        thp_split=frame.thp_split,
+        dst_failed=failure.dst_failed,
+        dst_order=failure.dst_order,
+        split_failed=failure.split_failed,
+        split_ok=failure.split_ok,
+        split_errno=-failure.split_rc,
+        folios=tuple(_folio(f, kernel) for f in failure.folios[: failure.nr_folios]),
+        folios_dropped=failure.folios_dropped,
+        memlock=_memlock(record.memlock),
+    )
+
+
+def _memlock(raw: layout.Memlock) -> Memlock:
+    return Memlock(
+        limit_pages=raw.limit_bytes // PAGE_SIZE,
+        locked_pages=raw.locked_pages,
+        pinned_pages=raw.pinned_pages,
+        cap_ipc_lock=bool(raw.cap_effective >> CAP_IPC_LOCK & 1),
+    )
+
+
+def _folio(raw: layout.Folio, kernel: KernelFacts) -> FolioFacts:
+    kind = mapping_kind(raw, kernel)
+    swapcache = _flag(raw, kernel, "PG_swapcache") and _flag(raw, kernel, "PG_swapbacked")
+    return FolioFacts(
+        pfn=raw.pfn or None,
+        order=raw.order,
+        node=None if kernel.nodes_shift is None else raw.flags >> (64 - kernel.nodes_shift),
+        zone=_zone(raw, kernel),
+        migratetype=_migratetype(raw, kernel),
+        kind=kind,
+        dirty=_flag(raw, kernel, "PG_dirty"),
+        writeback=_flag(raw, kernel, "PG_writeback"),
+        private=_flag(raw, kernel, "PG_private"),
+        swapcache=swapcache,
+        refcount=raw.refcount,
+        mapcount=raw.mapcount,
+        pincount=None if raw.pincount < 0 else raw.pincount,
+        cache_refs=_cache_refs(raw, kind, swapcache, kernel),
+        s_magic=raw.s_magic,
+        errno=-raw.rc,
+        attempts=raw.attempts,
+        seen=_SEEN.get(raw.seen, Seen.MOVE),
+        left=bool(raw.left),
+        walker_tid=raw.walker_tid or None,
+        walk_start_ns=raw.walk_start_ns,
+    )
+
+
+def _flag(raw: layout.Folio, kernel: KernelFacts, name: str) -> bool:
+    bit = kernel.page_flags.get(name)
+    return bit is not None and bool(raw.flags >> bit & 1)
+
+
+def _zone(raw: layout.Folio, kernel: KernelFacts) -> str | None:
+    if kernel.zones_shift is None:
+        return None
+    return kernel.zones.get(raw.flags >> kernel.zones_shift & kernel.zones_mask)
+
+
+def _migratetype(raw: layout.Folio, kernel: KernelFacts) -> str | None:
+    """The pageblock's type: the low three bits; isolation is a bit of its own from v6.17."""
+    if raw.pageblock == PAGEBLOCK_UNKNOWN:
+        return None
+    if kernel.isolate_bit is not None and raw.pageblock >> kernel.isolate_bit & 1:
+        return "ISOLATE"
+    return kernel.migratetypes.get(raw.pageblock & 7)
+
+
+def mapping_kind(raw: layout.Folio, kernel: KernelFacts) -> MappingKind:
+    """From the low bits of folio->mapping, then its operations, then its file system."""
+    if _is_hugetlb(raw, kernel):
+        return MappingKind.HUGETLB
+    if not raw.mapping:
+        return MappingKind.NONE
+    if raw.mapping & PAGE_MAPPING_KSM == PAGE_MAPPING_KSM:
+        return MappingKind.KSM
+    if raw.mapping & PAGE_MAPPING_ANON:
+        return MappingKind.ANON
+    by_ops = _KINDS_BY_OPS.get(kernel.a_ops.get(raw.a_ops, ""))
+    return by_ops or _KINDS_BY_MAGIC.get(raw.s_magic, MappingKind.FILE)
+
+
+def _is_hugetlb(raw: layout.Folio, kernel: KernelFacts) -> bool:
+    if not raw.order:
+        return False
+    page_type = raw.page_type >> 24 if kernel.page_type_in_top_byte else raw.page_type
+    return bool(page_type == kernel.hugetlb_page_type)
+
+
+def _cache_refs(raw: layout.Folio, kind: MappingKind, swapcache: bool, kernel: KernelFacts) -> int:
+    """References of the page cache: one a page; hugetlb counted once a folio before v6.2."""
+    nr_pages = 1 << int(raw.order)
+    if kind in (MappingKind.ANON, MappingKind.KSM):
+        return nr_pages if swapcache else 0
+    if kind is MappingKind.NONE:
+        return 0
+    if kind is MappingKind.HUGETLB and raw.mapping & PAGE_MAPPING_ANON:
+        return 0
+    if kind is MappingKind.HUGETLB and not kernel.hugetlb_cache_refs_per_page:
+        return 1
+    return nr_pages
+
+
+_DECODERS: dict[int, Callable[[bytes, KernelFacts], Event]] = {
+    layout.Record.TASK: _task_seen,
+    layout.Record.MODULE: _module_loaded,
+    layout.Record.HOLDER: _holder_seen,
+    layout.Record.PIN_FAILED: _pin_failed,
+}

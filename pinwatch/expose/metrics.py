@@ -1,0 +1,164 @@
+"""The metrics: one catalogue of names, labels and help, and a snapshot turned into families.
+
+Takes a Snapshot, gives prometheus_client families; opens nothing and computes no rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+
+from pinwatch import __version__
+from pinwatch.model.kernel import KernelFacts
+from pinwatch.model.sample import Durations
+from pinwatch.model.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """A metric as documented and exposed."""
+
+    name: str
+    labels: tuple[str, ...]
+    help: str
+
+
+COUNTERS = (
+    MetricSpec(
+        "pinwatch_longterm_pins_total",
+        ("vm", "source"),
+        "Long-term pin operations, failed ones included: a VFIO map is one.",
+    ),
+    MetricSpec(
+        "pinwatch_longterm_pin_failures_total",
+        ("vm", "source", "reason", "holder"),
+        "Long-term pin operations that failed, by reason and by who was in the way.",
+    ),
+    MetricSpec(
+        "pinwatch_longterm_pinned_pages_total",
+        ("vm", "source"),
+        "Base pages that successful long-term pin operations pinned.",
+    ),
+    MetricSpec(
+        "pinwatch_vfio_map_failures_total",
+        ("vm", "errno", "reason"),
+        "VFIO_IOMMU_MAP_DMA calls that failed, by the errno that the VMM got and the reason.",
+    ),
+    MetricSpec(
+        "pinwatch_pin_migrated_pages_total",
+        ("vm",),
+        "Base pages that had to be moved out of ZONE_MOVABLE or CMA for a pin, and were.",
+    ),
+    MetricSpec(
+        "pinwatch_pin_migration_failed_folios_total",
+        ("vm", "reason", "zone", "order"),
+        "Folios that could not be moved for a pin.",
+    ),
+    MetricSpec(
+        "pinwatch_thp_split_failures_total",
+        ("vm", "errno"),
+        "Huge pages that a pin could not split; EAGAIN is tried several times, each counts.",
+    ),
+)
+DURATION = MetricSpec(
+    "pinwatch_longterm_pin_duration_seconds",
+    ("source", "result"),
+    "How long long-term pin operations took. Bucket edges are powers of two of a nanosecond.",
+)
+VM_INFO = MetricSpec(
+    "pinwatch_vm", ("vm", "uuid", "platform", "vmm"), "What is known of a VM; always 1."
+)
+HOOK = MetricSpec(
+    "pinwatch_hook_attached",
+    ("hook", "symbol", "mode"),
+    "1 when the place in the kernel is watched, 0 when not (`pinwatch doctor` says why).",
+)
+LOSSES = MetricSpec(
+    "pinwatch_losses_total",
+    ("kind",),
+    "What could not be delivered or read; other counters are lower bounds while this grows.",
+)
+RECONCILIATION = MetricSpec(
+    "pinwatch_kernel_reconciliation_pages",
+    ("counter",),
+    "Our sum minus the kernel's own /proc/vmstat counter since the daemon started; 0 is right.",
+)
+BUILD = MetricSpec(
+    "pinwatch_build", ("version", "kernel"), "Version of pinwatch and of the kernel."
+)
+
+CATALOGUE = (*COUNTERS, DURATION, VM_INFO, HOOK, LOSSES, RECONCILIATION, BUILD)
+
+FIRST_SLOT = 10  # 1 µs: nothing shorter is worth a bucket
+
+
+class SnapshotCollector:
+    """A prometheus_client collector over the newest snapshot (`latest()` gives it)."""
+
+    def __init__(self, latest: Callable[[], Snapshot], facts: KernelFacts) -> None:
+        self._latest = latest
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; called once for each scrape."""
+        yield from families(self._latest(), self._facts)
+
+
+def families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
+    """The whole exposition of a snapshot."""
+    for spec in COUNTERS:
+        yield _counter(spec, snapshot.counters.get(spec.name, {}))
+    yield _durations(snapshot.durations)
+    info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
+    for vm in snapshot.vms:
+        info.add_metric((vm.name, vm.uuid, vm.platform, vm.vmm), {})
+    yield info
+    hooks = GaugeMetricFamily(HOOK.name, HOOK.help, labels=HOOK.labels)
+    for hook in snapshot.hooks:
+        hooks.add_metric((hook.hook, hook.symbol, hook.mode), int(hook.attached))
+    yield hooks
+    yield _counter(LOSSES, {(kind,): n for kind, n in snapshot.losses.items()})
+    difference = GaugeMetricFamily(
+        RECONCILIATION.name, RECONCILIATION.help, labels=RECONCILIATION.labels
+    )
+    for counter, pages in snapshot.reconciliation.items():
+        difference.add_metric((counter,), pages)
+    yield difference
+    yield InfoMetricFamily(
+        BUILD.name, BUILD.help, value={"version": __version__, "kernel": facts.release}
+    )
+
+
+def _counter(spec: MetricSpec, values: dict[tuple[str, ...], float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _durations(durations: tuple[Durations, ...]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(DURATION.name, DURATION.help, labels=DURATION.labels)
+    for histogram in durations:
+        result = "failed" if histogram.failed else "ok"
+        family.add_metric(
+            (histogram.source, result), buckets(histogram.slots), histogram.sum_ns / 1e9
+        )
+    return family
+
+
+def buckets(slots: tuple[int, ...]) -> list[tuple[str, float]]:
+    """Cumulative buckets; slot n holds durations of at most 2^n ns."""
+    found, count = [], 0
+    for slot, amount in enumerate(slots):
+        count += amount
+        if slot >= FIRST_SLOT and slot < len(slots) - 1:
+            found.append((repr(2**slot / 1e9), float(count)))
+    return [*found, ("+Inf", float(count))]

@@ -1,0 +1,15 @@
+"""The clocks. Everything else takes the time as an argument."""
+
+from __future__ import annotations
+
+import time
+
+
+def wall_offset_ns() -> int:
+    """Add this to CLOCK_MONOTONIC to get the wall clock."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+def monotonic_s() -> float:
+    """Seconds on CLOCK_MONOTONIC."""
+    return time.monotonic()

@@ -1,0 +1,171 @@
+"""Compile and load the BPF programs in a process of its own, and hand over the descriptors.
+
+Run as `python -m pinwatch.host.loader FD BPF_DIR PROC SYS`; FD is a Unix socket to the daemon. The
+compiler (bcc, LLVM, some 100 MB) lives and dies here; what it made stays, held by descriptors. Only
+this module imports bcc.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pinwatch.errors import CannotRunError
+from pinwatch.host import headers, syscalls
+from pinwatch.host.probe import KernelProbe, PlannedHook, probe
+from pinwatch.model.kernel import Mode
+
+MAPS = ("events", "losses", "witnesses", "durations", "totals")
+FDS_PER_MESSAGE = 200  # the kernel takes 253 (SCM_MAX_FD)
+
+
+def compile_programs(text: str, tree: Path) -> Any:
+    """A bcc module made from `text`; nothing is loaded or attached yet."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        raise CannotRunError(
+            f"the BPF compiler bcc is not usable: {error}",
+            hint="install the distribution's package: apt install python3-bpfcc (not PyPI's bcc)",
+        ) from None
+
+    class Module(BPF):  # type: ignore[misc]
+        def _trace_autoload(self) -> None:
+            """bcc would attach by name here; the daemon attaches, so that links are its own."""
+
+    try:
+        return Module(text=text)
+    except Exception as error:  # bcc raises bare Exception
+        raise CannotRunError(
+            f"the BPF programs do not compile for this kernel: {error}",
+            hint="run with --debug to see the compiler's words, and report them",
+        ) from None
+
+
+def load_program(module: Any, name: str, mode: Mode) -> int:
+    """Descriptor of a loaded program, or OSError with the kernel's errno."""
+    types = {
+        Mode.RAW_TRACEPOINT: module.RAW_TRACEPOINT,
+        Mode.FENTRY: module.TRACING,
+        Mode.KPROBE: module.KPROBE,
+    }
+    ct.set_errno(0)
+    try:
+        return int(module.load_func(name, types[mode]).fd)
+    except Exception as error:  # bcc raises bare Exception
+        number = ct.get_errno() or errno.EINVAL
+        number = (
+            errno.EINVAL if number == errno.EACCES else number
+        )  # OSError makes EACCES EPERM's kin
+        raise OSError(number, os.strerror(number)) from error
+
+
+def load_hook(module: Any, planned: PlannedHook, mode: Mode) -> list[int]:
+    """The loaded programs of a hook in a mode. OSError when one is refused, or its link is: a
+    program that loads can still be denied a trampoline."""
+    fds = [load_program(module, n, mode) for n in planned.hook.programs(planned.symbol, mode)]
+    if mode is Mode.FENTRY:
+        for fd in fds:
+            os.close(syscalls.attach_tracing(fd))
+    return fds
+
+
+def load_or_refuse(
+    module: Any, plan: Iterable[PlannedHook]
+) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """By hook name: the programs that loaded, and why the others did not."""
+    loaded, refused = {}, {}
+    for planned in plan:
+        if not planned.modes:
+            continue
+        mode = planned.modes[0]
+        try:
+            loaded[planned.hook.name] = load_hook(module, planned, mode)
+        except PermissionError:
+            # never about one program: the verifier's refusals are EINVAL, EACCES, E2BIG
+            raise CannotRunError(
+                "this kernel refuses tracing programs (EPERM)",
+                hint="`pinwatch doctor` tells whether a capability or the kernel's lockdown is why",
+            ) from None
+        except OSError as error:
+            refused[planned.hook.name] = f"{mode}: {error.strerror}"
+    return loaded, refused
+
+
+def next_modes(plan: Iterable[PlannedHook], refused: dict[str, str]) -> tuple[PlannedHook, ...]:
+    """The plan with each refused hook in its next mode, or off, with the reason so far."""
+    return tuple(
+        replace(
+            planned,
+            modes=planned.modes[1:],
+            reason="; ".join(filter(None, (planned.reason, refused[planned.hook.name]))),
+        )
+        if planned.hook.name in refused
+        else planned
+        for planned in plan
+    )
+
+
+def load_all(kernel: KernelProbe, bpf_dir: Path, tree: Path) -> tuple[dict[str, Any], list[int]]:
+    """The message for the daemon, and the descriptors it refers to by index.
+
+    Compiles again, without what was refused, until all that is compiled loads: rare, and better
+    than compiling every mode of every hook each time.
+    """
+    while True:
+        module = compile_programs(headers.program_text(kernel, bpf_dir), tree)
+        loaded, refused = load_or_refuse(module, kernel.plan)
+        if not refused:
+            break
+        kernel = replace(kernel, plan=next_modes(kernel.plan, refused))
+    fds: list[int] = []
+
+    def keep(new: list[int]) -> list[int]:
+        fds.extend(new)
+        return list(range(len(fds) - len(new), len(fds)))
+
+    hooks = [
+        {
+            "hook": planned.hook.name,
+            "symbol": planned.symbol,
+            "mode": planned.modes[0] if planned.modes else Mode.OFF,
+            "programs": keep(loaded.get(planned.hook.name, [])),
+            "reason": planned.reason,
+        }
+        for planned in kernel.plan
+    ]
+    maps = {name: keep([int(module[name].map_fd)])[0] for name in MAPS}
+    return {"facts": asdict(kernel.facts), "hooks": hooks, "maps": maps}, fds
+
+
+def send(channel: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
+    """The message as one line of JSON, then the descriptors in portions."""
+    channel.sendall(json.dumps(message).encode() + b"\n")
+    for start in range(0, len(fds), FDS_PER_MESSAGE):
+        socket.send_fds(channel, [b"F"], fds[start : start + FDS_PER_MESSAGE])
+
+
+def main(fd: int, bpf_dir: Path, procfs: Path, sysfs: Path) -> None:
+    channel = socket.socket(fileno=fd)
+    try:
+        kernel = probe(procfs=procfs, sysfs=sysfs)
+        with tempfile.TemporaryDirectory(prefix="pinwatch-") as tree:
+            headers.write_tree(Path(tree))
+            message, fds = load_all(kernel, bpf_dir, Path(tree))
+    except CannotRunError as error:
+        message, fds = {"error": error.message, "hint": error.hint}, []
+    send(channel, message, fds)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))

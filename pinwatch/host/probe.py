@@ -1,0 +1,169 @@
+"""Ask the running kernel what it is: BTF, kallsyms, lockdown, and so the facts and the plan.
+
+Reads files under the given roots; gives KernelFacts and, for each hook, the symbol it has here or
+the reason why not. Imports neither bcc nor anything that needs privileges.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pinwatch.errors import CannotRunError
+from pinwatch.host import compat
+from pinwatch.host.btf import Btf, BtfError
+from pinwatch.host.compat import Hook
+from pinwatch.model.kernel import KernelFacts, Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedHook:
+    """A hook with the symbol chosen for this kernel; no symbol means off, with the reason."""
+
+    hook: Hook
+    symbol: str = ""
+    nr_args: int | None = None
+    modes: tuple[Mode, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelProbe:
+    """All that was found out, enough to generate the header tree and to decode records."""
+
+    facts: KernelFacts
+    plan: tuple[PlannedHook, ...]
+    btf: Btf
+    symbols: dict[str, int]
+
+
+def read_btf(sysfs: Path) -> Btf:
+    """The kernel's BTF; CannotRunError when it has none or it cannot be read."""
+    path = sysfs / "kernel/btf/vmlinux"
+    try:
+        return Btf(path.read_bytes())
+    except FileNotFoundError:
+        raise CannotRunError(
+            f"this kernel has no type information: {path} is missing",
+            hint="boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution's)",
+        ) from None
+    except PermissionError:
+        raise CannotRunError(f"cannot read {path}", hint="run as root") from None
+    except BtfError as error:
+        raise CannotRunError(f"cannot use {path}: {error}", hint="see pinwatch doctor") from None
+
+
+def read_symbols(procfs: Path, wanted: frozenset[str]) -> dict[str, int]:
+    """Addresses of the wanted kernel symbols; 0 where the kernel hides them (kptr_restrict)."""
+    text = (procfs / "kallsyms").read_bytes()
+    found = {}
+    for name in wanted:
+        for tail in (b"\n", b"\t"):  # a tab and [module] follow a module's symbol
+            at = text.find(b" " + name.encode() + tail)
+            if at >= 0:
+                line = text[text.rfind(b"\n", 0, at) + 1 : at]
+                found[name] = int(line.split()[0], 16)
+                break
+    return found
+
+
+def plan_hook(
+    hook: Hook, btf: Btf, symbols: dict[str, int], present: frozenset[str]
+) -> PlannedHook:
+    """Choose the first symbol that this kernel has. Functions of modules are taken on trust:
+    they appear when the module does."""
+    if hook.instead_of in present:
+        return PlannedHook(hook=hook, reason=f"not needed: {hook.instead_of} is there")
+    for symbol in hook.symbols:
+        if hook.module:
+            return PlannedHook(hook=hook, symbol=symbol, modes=hook.modes)
+        if hook.modes == (Mode.RAW_TRACEPOINT,):
+            nr_args = btf.tracepoint_nr_args(symbol)
+            modes: tuple[Mode, ...] = hook.modes if nr_args is not None else ()
+        else:
+            nr_args = btf.nr_args(symbol)
+            modes = tuple(m for m in hook.modes if _possible(m, symbol, nr_args, symbols))
+        if modes:
+            return PlannedHook(hook=hook, symbol=symbol, nr_args=nr_args, modes=modes)
+    tried = ", ".join(hook.symbols)
+    return PlannedHook(hook=hook, reason=f"this kernel has none of: {tried}")
+
+
+def _possible(mode: Mode, symbol: str, nr_args: int | None, symbols: dict[str, int]) -> bool:
+    """fentry needs the function in BTF. A kprobe needs it in kallsyms, and its arguments in
+    registers: x86-64 passes six."""
+    if mode is Mode.FENTRY:
+        return nr_args is not None
+    return symbol in symbols and (nr_args or 0) <= 6
+
+
+def make_plan(btf: Btf, symbols: dict[str, int]) -> tuple[PlannedHook, ...]:
+    """The plan for all hooks, in the order of the table."""
+    plan: list[PlannedHook] = []
+    for hook in compat.HOOKS:
+        present = frozenset(p.hook.name for p in plan if p.symbol)
+        plan.append(plan_hook(hook, btf, symbols, present))
+    return tuple(plan)
+
+
+def make_facts(btf: Btf, symbols: dict[str, int], release: str) -> KernelFacts:
+    """Numbers for decoding, from BTF and symbol addresses."""
+    zones = _present({name: btf.enumerator(zone) for name, zone in compat.ZONES.items()})
+    zone_bits = max((btf.enumerator("__MAX_NR_ZONES") or 1) - 1, 0).bit_length()
+    nodes_shift = _nodes_shift(btf)
+    hugetlb = btf.enumerator("PGTY_hugetlb")
+    dtor = btf.enumerator("HUGETLB_PAGE_DTOR")
+    types = _present({n: btf.enumerator(f"MIGRATE_{n}") for n in compat.MIGRATETYPES})
+    isolate_bit = btf.enumerator("PB_migrate_isolate")
+    return KernelFacts(
+        release=release,
+        page_flags=_present({name: btf.enumerator(name) for name in compat.PAGE_FLAGS}),
+        zones={value: name for name, value in zones.items()},
+        migratetypes={value: name for name, value in types.items()},
+        isolate_bit=isolate_bit,
+        zones_shift=None if nodes_shift is None else 64 - nodes_shift - zone_bits,
+        zones_mask=(1 << zone_bits) - 1,
+        nodes_shift=nodes_shift,
+        hugetlb_page_type=hugetlb if hugetlb is not None else dtor,
+        page_type_in_top_byte=hugetlb is not None,
+        hugetlb_cache_refs_per_page=dtor is None,
+        a_ops={symbols[name]: name for name in compat.A_OPS if symbols.get(name)},
+    )
+
+
+def _present(values: dict[str, int | None]) -> dict[str, int]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _nodes_shift(btf: Btf) -> int | None:
+    """CONFIG_NODES_SHIFT from the size of a node mask. A mask of one word fits several shifts,
+    so then it is not known, and the zone of a folio is not named."""
+    size = btf.size("nodemask_t")
+    if size is None or size <= 8:
+        return None
+    return (size * 8).bit_length() - 1
+
+
+def pageblock_bits(btf: Btf) -> int | None:
+    """Bits for each pageblock: 4, from v6.17 8 (the enumerator rounded up to a power of two)."""
+    count = btf.enumerator("NR_PAGEBLOCK_BITS") or btf.enumerator("__NR_PAGEBLOCK_BITS")
+    return None if count is None else 1 << (count - 1).bit_length()
+
+
+def wanted_symbols() -> frozenset[str]:
+    """Every symbol that the tables of compat name."""
+    hooks = {symbol for hook in compat.HOOKS for symbol in hook.symbols}
+    return frozenset(hooks | set(compat.DATA_SYMBOLS) | set(compat.A_OPS))
+
+
+def probe(*, procfs: Path, sysfs: Path) -> KernelProbe:
+    """Ask the running kernel. CannotRunError when it has no BTF."""
+    btf = read_btf(sysfs)
+    symbols = read_symbols(procfs, wanted_symbols())
+    return KernelProbe(
+        facts=make_facts(btf, symbols, os.uname().release),
+        plan=make_plan(btf, symbols),
+        btf=btf,
+        symbols=symbols,
+    )

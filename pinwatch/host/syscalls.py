@@ -1,0 +1,166 @@
+"""The few kernel calls behind loaded programs: attach, read maps, read the ring buffer.
+
+Takes descriptors; gives values or OSError. Maps and the ring buffer go through the system's libbpf
+(bcc depends on it, so it is there); kprobes through perf_event_open(2), because libbpf attaches
+them only to programs that it loaded itself. Neither loads a compiler into this process.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_LIBBPF = ("libbpf.so.1", "libbpf.so.0")
+_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_FLAG_FD_CLOEXEC = 8
+
+_SampleFn = ct.CFUNCTYPE(ct.c_int, ct.c_void_p, ct.c_void_p, ct.c_size_t)
+
+
+@cache
+def _libbpf() -> ct.CDLL:
+    for name in _LIBBPF:
+        try:
+            lib = ct.CDLL(name, use_errno=True)
+            break
+        except OSError:
+            continue
+    else:
+        raise OSError(errno.ENOENT, "libbpf is not installed")
+    lib.ring_buffer__new.restype = ct.c_void_p
+    lib.ring_buffer__new.argtypes = (ct.c_int, _SampleFn, ct.c_void_p, ct.c_void_p)
+    for name in ("ring_buffer__consume", "ring_buffer__epoll_fd"):
+        getattr(lib, name).argtypes = (ct.c_void_p,)
+    lib.ring_buffer__free.argtypes = (ct.c_void_p,)
+    return lib
+
+
+def _checked(result: int) -> int:
+    """libbpf gives -errno since 1.0, -1 and errno before."""
+    if result < 0:
+        number = ct.get_errno() or -result
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def attach_tracing(program: int, tracepoint: str = "") -> int:
+    """Link an fentry/fexit program (it knows its function), or a raw tracepoint program."""
+    name = tracepoint.encode() or None
+    return _checked(_libbpf().bpf_raw_tracepoint_open(name, program))
+
+
+class _PerfEventAttr(ct.Structure):
+    """struct perf_event_attr as of PERF_ATTR_SIZE_VER1: what a kprobe needs."""
+
+    _fields_ = (
+        ("type", ct.c_uint32),
+        ("size", ct.c_uint32),
+        ("config", ct.c_uint64),
+        ("sample_period", ct.c_uint64),
+        ("sample_type", ct.c_uint64),
+        ("read_format", ct.c_uint64),
+        ("flags", ct.c_uint64),
+        ("wakeup_events", ct.c_uint32),
+        ("bp_type", ct.c_uint32),
+        ("kprobe_func", ct.c_uint64),
+        ("probe_offset", ct.c_uint64),
+    )
+
+
+def attach_kprobe(program: int, symbol: str, *, on_return: bool, sysfs: Path) -> int:
+    """Attach through the kprobe PMU (v4.17, e12f03d7031a): gone when the descriptor is closed, so a
+    killed daemon leaves nothing behind. OSError ENOENT while the symbol does not exist."""
+    pmu = sysfs / "bus/event_source/devices/kprobe"
+    retprobe_bit = int((pmu / "format/retprobe").read_text().strip().removeprefix("config:"))
+    name = ct.create_string_buffer(symbol.encode())
+    attr = _PerfEventAttr(
+        type=int((pmu / "type").read_text()),
+        size=ct.sizeof(_PerfEventAttr),
+        config=int(on_return) << retprobe_bit,
+        sample_period=1,
+        wakeup_events=1,
+        kprobe_func=ct.addressof(name),
+    )
+    libc = ct.CDLL(None, use_errno=True)
+    number = _SYS_PERF_EVENT_OPEN[os.uname().machine]
+    fd = _checked(libc.syscall(number, ct.byref(attr), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC))
+    try:
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def possible_cpus(sysfs: Path) -> int:
+    """How many values a per-CPU map has: one more than the highest possible CPU."""
+    text = (sysfs / "devices/system/cpu/possible").read_text().strip()
+    return int(text.replace("-", ",").split(",")[-1]) + 1
+
+
+def read_per_cpu(map_fd: int, index: int, value: type[ct.Structure], cpus: int) -> list[bytes]:
+    """One slot of a per-CPU array: the bytes of each CPU."""
+    width = (ct.sizeof(value) + 7) // 8 * 8
+    key = ct.c_uint32(index)
+    buffer = ct.create_string_buffer(width * cpus)
+    _checked(_libbpf().bpf_map_lookup_elem(map_fd, ct.byref(key), buffer))
+    return [buffer.raw[i * width : i * width + ct.sizeof(value)] for i in range(cpus)]
+
+
+def read_hash(
+    map_fd: int, key: type[ct.Structure], value: type[ct.Structure]
+) -> Iterator[tuple[bytes, bytes]]:
+    """All pairs of a hash map. A key deleted while we walk is passed over."""
+    lib = _libbpf()
+    last: ct.Array[ct.c_char] | None = None
+    while True:
+        following = ct.create_string_buffer(ct.sizeof(key))
+        if lib.bpf_map_get_next_key(map_fd, last, following) < 0:
+            return
+        found = ct.create_string_buffer(ct.sizeof(value))
+        if lib.bpf_map_lookup_elem(map_fd, following, found) == 0:
+            yield following.raw, found.raw
+        last = following
+
+
+def delete_key(map_fd: int, key: bytes) -> None:
+    """Remove a key; one that is gone already is fine."""
+    _libbpf().bpf_map_delete_elem(map_fd, key)
+
+
+class RingBuffer:
+    """The consumer's end of a BPF ring buffer; `take` gives what has arrived."""
+
+    def __init__(self, map_fd: int) -> None:
+        self._arrived: list[bytes] = []
+        self._callback = _SampleFn(self._keep)  # the C side holds no reference to it
+        self._ring: int | None = _libbpf().ring_buffer__new(map_fd, self._callback, None, None)
+        if not self._ring:
+            raise OSError(ct.get_errno(), "cannot map the ring buffer")
+
+    def _keep(self, _context: int, data: int, size: int) -> int:
+        self._arrived.append(ct.string_at(data, size))
+        return 0
+
+    def fileno(self) -> int:
+        """Readable when records wait."""
+        return int(_libbpf().ring_buffer__epoll_fd(self._ring))
+
+    def take(self) -> list[bytes]:
+        """The records that wait, oldest first; never blocks."""
+        _libbpf().ring_buffer__consume(self._ring)
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def close(self) -> None:
+        if self._ring:
+            _libbpf().ring_buffer__free(self._ring)
+            self._ring = None

@@ -1,0 +1,52 @@
+"""What is known of the running kernel: numbers needed to read its records, and its hooks.
+
+Facts come from BTF and kallsyms (host/probe.py) and travel with a recording, so that a record made
+on one kernel is read the same way on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """How a hook is attached, cheapest first."""
+
+    RAW_TRACEPOINT = "raw_tracepoint"
+    FENTRY = "fentry"
+    KPROBE = "kprobe"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFacts:
+    """Values that differ between kernels and that decoding needs; absent means unknown."""
+
+    release: str
+    page_flags: dict[str, int] = field(default_factory=dict)  # PG_* name -> bit number
+    zones: dict[int, str] = field(default_factory=dict)  # enum zone_type -> "Movable"
+    migratetypes: dict[int, str] = field(default_factory=dict)  # value -> "CMA"
+    isolate_bit: int | None = None  # v6.17: isolation is a bit of its own in the pageblock
+    zones_shift: int | None = None  # of folio->flags
+    zones_mask: int = 0
+    nodes_shift: int | None = None
+    hugetlb_page_type: int | None = None  # PGTY_hugetlb (v6.11) or HUGETLB_PAGE_DTOR
+    page_type_in_top_byte: bool = False
+    hugetlb_cache_refs_per_page: bool = True  # before v6.2 (b5db553c0cc7) a folio counted once
+    a_ops: dict[int, str] = field(default_factory=dict)  # address -> "shmem_aops"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookState:
+    """One hook as it is attached now, or why not."""
+
+    hook: str
+    symbol: str
+    mode: Mode
+    reason: str = ""  # why it is off
+    sees: str = ""  # what is not seen while it is off
+
+    @property
+    def attached(self) -> bool:
+        return self.mode is not Mode.OFF

@@ -1,0 +1,20 @@
+"""A virtual machine as pinwatch reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vm:
+    """Identity of a VM; `name` is the value of the `vm` label, made of printable text."""
+
+    name: str
+    uuid: str = ""
+    platform: str = ""  # what manages it: "qemu" when nothing is known above the VMM
+    vmm: str = ""  # name of the VMM's program
+
+
+# Names that no VM can have: a VM's name never starts with a tilde (attribute/names.py).
+HOST = Vm(name="~host")  # pins by processes that are no VM
+UNATTRIBUTED = Vm(name="~unattributed")  # the record that names the process was lost

@@ -1,0 +1,85 @@
+"""All settings in one table: flag, configuration key, default and help come from the same row.
+
+A value is taken from the command line, else from the TOML file, else from the table. Takes text,
+gives a frozen Settings; UsageError names the file and the key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pinwatch.errors import UsageError
+
+DEFAULT_CONFIG = "/etc/pinwatch/pinwatch.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A row of the table; `name` is the field of Settings, the flag and the key."""
+
+    name: str
+    default: str | float
+    help: str
+    metavar: str = "PATH"
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+TABLE = (
+    Setting("listen", "127.0.0.1:19816", "address of /metrics; [::]:PORT for all", "HOST:PORT"),
+    Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
+    Setting("record", "", "write all that the kernel says to this file"),
+    Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings in force."""
+
+    listen: str
+    socket: str
+    record: str
+    sample_interval: float
+
+
+def parse_config(text: str, path: str) -> dict[str, Any]:
+    """The values of a TOML file. UsageError on a syntax error, an unknown key or a wrong type."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}", hint="the file is TOML: key = value") from None
+    known = {row.name: row for row in TABLE}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(
+                f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}"
+            )
+        wanted = (int, float) if isinstance(known[key].default, float) else str
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            kind = "a number" if wanted == (int, float) else "a string"
+            raise UsageError(f"{path}: {key} must be {kind}", hint="see `pinwatch run --help`")
+    return values
+
+
+def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
+    """Flags that were given win over the file, the file over the table."""
+    chosen = {row.name: row.default for row in TABLE} | config
+    chosen |= {key: value for key, value in flags.items() if value is not None}
+    settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
+    listen_address(settings.listen)
+    if not settings.sample_interval >= 0.1:
+        raise UsageError("sample_interval must be at least 0.1 seconds", hint="2 is the default")
+    return settings
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """HOST:PORT or [IPV6]:PORT as a pair. UsageError when it is neither."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) < 65536:
+        raise UsageError(f"listen address {text!r} is not HOST:PORT", hint="as in 127.0.0.1:19816")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,62 @@
+"""Memory as a VMM makes it, and the ways in which something else gets hold of one page of it."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from dataclasses import dataclass
+
+PAGE = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Shared memory, mapped and populated."""
+
+    view: mmap.mmap
+    fd: int
+    address: int
+    size: int
+
+    def close(self) -> None:
+        os.close(self.fd)
+        # the view goes with the process: ctypes still points into it
+
+
+def map_fd(fd: int, size: int, *, populate: bool = True) -> Memory:
+    """Map a memfd or file, populated from the start as QEMU's prealloc does."""
+    flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
+    view = mmap.mmap(fd, size, flags=flags)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    return Memory(view=view, fd=fd, address=address, size=size)
+
+
+def memfd(size: int, *, populate: bool = True) -> Memory:
+    """A memfd of base pages, or of huge pages where shmem_enabled says so."""
+    fd = os.memfd_create("pinwatch-lab")
+    os.ftruncate(fd, size)
+    return map_fd(fd, size, populate=populate)
+
+
+def hold_in_pipe(memory: Memory, offset: int) -> int:
+    """Put one page into a pipe that nobody reads: a plain reference (vmsplice(2)). Its read end."""
+    reader, writer = os.pipe()
+    iovec = _Iovec(memory.address + offset, PAGE)
+    if _libc.vmsplice(writer, ctypes.byref(iovec), 1, 0) != PAGE:
+        raise OSError(ctypes.get_errno(), "vmsplice")
+    return reader
+
+
+def punch(memory: Memory, offset: int, length: int) -> None:
+    """Give pages of the file back (fallocate PUNCH_HOLE | KEEP_SIZE)."""
+    libc = _libc
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+    if libc.fallocate(memory.fd, 3, offset, length):
+        raise OSError(ctypes.get_errno(), "fallocate")

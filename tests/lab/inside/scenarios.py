@@ -1,0 +1,178 @@
+"""The scenarios of a guest, one after the other under one running daemon.
+
+`python -m tests.lab.inside.scenarios LAYOUT` sends a line for each scenario: what the workload did,
+what pinwatch counted meanwhile, what the kernel counted meanwhile. It judges nothing: the tests on
+the host's side do (tests/lab/test_scenarios.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab import channel
+from tests.lab.inside import host, vfio
+
+Result = dict[str, Any]
+Scenario = Callable[[], Result]
+
+RECORDING = "/tmp/recording.jsonl"
+WITNESSES = (
+    "pgmigrate_success", "pgmigrate_fail", "thp_migration_success", "thp_migration_fail",
+    "thp_migration_split", "thp_split_page", "thp_split_page_failed",
+    "nr_foll_pin_acquired", "nr_foll_pin_released",
+)  # fmt: skip
+
+
+def observe(scenario: Scenario) -> Result:
+    """A scenario's result with what changed in pinwatch and in the kernel while it ran."""
+    kernel_before, ours_before = host.vmstat(), host.settled_metrics()
+    failures_before = len(host.why_json("--last", "1000"))
+    began = time.monotonic()
+    result = scenario()
+    seconds = time.monotonic() - began
+    kernel_after, ours_after = host.vmstat(), host.settled_metrics()
+    failures = host.why_json("--last", "1000")
+    return {
+        "workload": result,
+        "seconds": seconds,
+        "metrics": host.difference(ours_after, ours_before),
+        "reconciliation": {
+            name: value for name, value in ours_after.items() if "_reconciliation_" in name
+        },
+        "vmstat": {name: kernel_after[name] - kernel_before[name] for name in WITNESSES},
+        "failures": failures[: len(failures) - failures_before],
+    }
+
+
+def module_later() -> Result:
+    """VFIO is loaded after the daemon became ready; the very first map must be seen."""
+    hooks = {name: n for name, n in host.metrics().items() if 'hook="vfio_map"' in name}
+    vfio.load_modules()
+    vfio.bind_edu()
+    return {"hooks_before": hooks, **host.run_workload("maps", mib=4, times=1)}
+
+
+def plain_success() -> Result:
+    """Prime numbers: 3 maps of 17 MiB of fresh memory."""
+    return host.run_workload("maps", mib=17, times=3)
+
+
+def held_page() -> Result:
+    """One of 64 MiB is held by a pipe of the process itself."""
+    return host.run_workload("maps", mib=64, times=1, hold=32 << 20, fresh=False)
+
+
+def real_qemu() -> Result:
+    """A real VMM, its memory a file of which another process holds one page in a pipe."""
+    path, mib = "/dev/shm/web-01", 128
+    with host.running_workload("hold_file", path=path, mib=mib, offset=61 << 20) as holder:
+        done = host.qemu(name="web-01", ram_file=path, mib=mib, bdf=vfio.find_edu().name)
+        time.sleep(1)
+        result = {
+            "exit_code": done.returncode,
+            "stderr": done.stderr.decode(errors="replace"),
+            "holder_pid": holder.pid,
+            "why": host.why("web-01"),
+            "metric_lines": [
+                line for line in host.get("/metrics").splitlines()
+                if line.startswith("pinwatch_vfio_map_failures_total") and 'vm="web-01"' in line
+                and not line.endswith(" 0.0")
+            ],
+        }  # fmt: skip
+    Path(path).unlink()
+    return result
+
+
+def drop_caches() -> Result:
+    """The suspect of the mailing list: a loop of drop_caches beside 30 maps."""
+    stop, writes = threading.Event(), 0
+
+    def loop() -> None:
+        nonlocal writes
+        while not stop.is_set():
+            subprocess.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do "
+                            "echo 1 > /proc/sys/vm/drop_caches; done"], check=True)  # fmt: skip
+            writes += 8
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        result = host.run_workload("maps", mib=32, times=30)
+    finally:
+        stop.set()
+        thread.join()
+    return {**result, "writes": writes}
+
+
+def memlock() -> Result:
+    """RLIMIT_MEMLOCK of 16 MiB, a map of 32."""
+    return host.run_workload("memlock", mib=32, limit_mib=16)
+
+
+def no_destination() -> Result:
+    """A process confined to node 1, all of which is ZONE_MOVABLE."""
+    root = Path("/sys/fs/cgroup")
+    if not (root / "cgroup.controllers").exists():
+        subprocess.run(["mount", "-t", "cgroup2", "none", str(root)], check=True)
+    (root / "cgroup.subtree_control").write_text("+cpuset")
+    confined = root / "movable-only"
+    confined.mkdir(exist_ok=True)
+    (confined / "cpuset.mems").write_text("1")
+    return host.run_workload("movable_only", mib=16, cpuset=str(confined))
+
+
+def founding_report() -> Result:
+    """A fragmented kernel zone, huge pages in Movable, one subpage held."""
+    return host.run_workload("fragmented", fill_mib=540, every_kib=256, thp_mib=256)
+
+
+def cma_success() -> Result:
+    """512 MiB, most of it in CMA, all of which must leave it."""
+    return host.run_workload("maps", mib=512, times=1, fresh=False)
+
+
+def cma_held() -> Result:
+    """The same with one page held."""
+    return host.run_workload("maps", mib=512, times=1, hold=256 << 20, fresh=False)
+
+
+LAYOUTS: dict[str, tuple[Scenario, ...]] = {
+    "plain": (
+        module_later, plain_success, held_page, real_qemu, drop_caches, memlock, no_destination,
+    ),
+    "fragmented": (founding_report,),
+    "cma": (cma_success, cma_held),
+}  # fmt: skip
+
+
+def main(layout: str) -> int:
+    daemon = host.Daemon("--record", RECORDING)
+    channel.send("ready", seconds=daemon.ready_s, memory=daemon.memory(), log=daemon.log())
+    if layout != "plain":
+        vfio.load_modules()
+        vfio.bind_edu()
+    failed = 0
+    for scenario in LAYOUTS[layout]:
+        try:
+            result = observe(scenario)
+        except Exception:
+            failed += 1
+            result = {"broken": traceback.format_exc()[-3000:], "log": daemon.log()}
+        channel.send("scenario", name=scenario.__name__, result=result)
+    memory = daemon.memory()
+    code = daemon.stop()
+    channel.send("stopped", code=code, memory=memory, log=daemon.log())
+    shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,111 @@
+"""Processes that pin: `python -m tests.lab.inside.workload NAME JSON-ARGUMENTS`.
+
+Each says on standard output, as one JSON line, what it did; that is the count which pinwatch's
+numbers are compared with. A process of its own, because pinwatch counts by process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.lab.inside import memory
+from tests.lab.inside.memory import PAGE
+from tests.lab.inside.vfio import Container
+
+MIB = 1 << 20
+
+
+def maps(*, mib: int, times: int, fresh: bool = True, hold: int = -1) -> dict[str, Any]:
+    """Map `mib` MiB `times` times, each time fresh memory or the same; `hold` is the offset of a
+    page that a pipe holds."""
+    container = Container()
+    size = mib * MIB
+    ram = memory.memfd(size)
+    errors, began = [], time.monotonic()
+    for _ in range(times):
+        if hold >= 0:
+            memory.hold_in_pipe(ram, hold)
+        result = container.map(ram)
+        errors.append(result)
+        if not result:
+            container.unmap(size)
+        if fresh:
+            ram.view.madvise(9)  # MADV_REMOVE: the pages go, the next are new
+            ram.view.madvise(23)  # MADV_POPULATE_WRITE
+    seconds = time.monotonic() - began
+    return {"errors": errors, "pages": size // PAGE, "seconds": seconds}
+
+
+def memlock(*, mib: int, limit_mib: int) -> dict[str, Any]:
+    """Map more than RLIMIT_MEMLOCK allows, without CAP_IPC_LOCK (bit 14)."""
+    container = Container()
+    ram = memory.memfd(mib * MIB)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit_mib * MIB, limit_mib * MIB))
+    _drop_capability(14)
+    return {"errors": [container.map(ram)], "pages": mib * MIB // PAGE}
+
+
+def _drop_capability(bit: int) -> None:
+    """Take one bit out of the effective and permitted sets (capset(2), version 3)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    libc.capget(header, data)
+    data[0] &= ~(1 << bit)
+    data[1] &= ~(1 << bit)
+    if libc.capset(header, data):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def fragmented(*, fill_mib: int, every_kib: int, thp_mib: int) -> dict[str, Any]:
+    """The founding report: no order-9 block in the kernel zone, huge pages in Movable, one subpage
+    held. The filler is pinned, so that it moves into the kernel zone and stays in pieces."""
+    container = Container()
+    filler = memory.memfd(fill_mib * MIB)
+    filled = container.map(filler)
+    container.unmap(filler.size)
+    step, iova = every_kib * 1024, 1 << 32
+    for offset in range(0, filler.size, step):
+        container.map(filler, offset=offset, size=PAGE, iova=iova + offset)
+        memory.punch(filler, offset + PAGE, step - PAGE)
+    Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").write_text("force")
+    ram = memory.memfd(thp_mib * MIB)
+    memory.hold_in_pipe(ram, 100 * PAGE)
+    _say({"state": "fragmented", "filled": filled})
+    result = container.map(ram)
+    return {"errors": [result], "pages": ram.size // PAGE}
+
+
+def movable_only(*, mib: int, cpuset: str) -> dict[str, Any]:
+    """Live on a node that has nothing but ZONE_MOVABLE: memory to use, none to pin into."""
+    container = Container()
+    Path(cpuset, "cgroup.procs").write_text(str(os.getpid()))
+    ram = memory.memfd(mib * MIB)
+    return {"errors": [container.map(ram)], "pages": ram.size // PAGE}
+
+
+def hold_file(*, path: str, mib: int, offset: int) -> dict[str, Any]:
+    """Populate a file in /dev/shm and keep one page of it in an unread pipe until killed."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, mib * MIB)
+    ram = memory.map_fd(fd, mib * MIB)
+    memory.hold_in_pipe(ram, offset)
+    _say({"state": "holding"})
+    time.sleep(3600)
+    return {}
+
+
+def _say(value: dict[str, Any]) -> None:
+    print(json.dumps(value), flush=True)
+
+
+if __name__ == "__main__":
+    _say(globals()[sys.argv[1]](**json.loads(sys.argv[2])))

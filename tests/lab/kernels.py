@@ -1,0 +1,171 @@
+"""The kernels of the lab, in one table, and how each gets into the cache.
+
+Takes a series ("6.1").  Gives a kernel that can boot: its image and its modules, from the cache
+or, once, from the archive.  Never takes another series without saying so, and never lets a kernel
+that cannot be had pass for one that was tested: it raises LabError and names the suite.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.lab.archive import Suite, cache_dir, locked, newest
+from tests.lab.errors import LabError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A suite that may have the series.  Its packages are named by a prefix and the release."""
+
+    suite: str
+    release: str
+    packages: tuple[str, ...] = ("linux-image-",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    name: str
+    origins: tuple[Origin, ...]
+    zone_movable: bool
+    cma: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """A kernel in the cache: `root` holds `vmlinuz` and `lib/modules/<release>`."""
+
+    series: Series
+    release: str
+    root: Path
+
+    @property
+    def image(self) -> Path:
+        return self.root / "vmlinuz"
+
+    @property
+    def moved(self) -> bool:
+        """The suite no longer had the series, and this is what it had instead."""
+        return not self.release.startswith(f"{self.series.name}.")
+
+
+# The patterns leave no room for the cloud, rt, dbg and unsigned variants, which can do less.
+SERIES = (
+    Series(
+        name="6.1",
+        origins=(
+            Origin(suite="bookworm-security", release=r"6\.1\.0-\d+-amd64"),
+            Origin(suite="bookworm", release=r"6\.1\.0-\d+-amd64"),
+        ),
+        zone_movable=True,
+        cma=False,
+    ),
+    Series(
+        name="6.12",
+        origins=(
+            Origin(suite="trixie", release=r"6\.12\.\d+\+deb13-amd64"),
+            Origin(suite="bookworm-backports", release=r"6\.12\.\d+\+deb12-amd64"),
+        ),
+        zone_movable=True,
+        cma=False,
+    ),
+    Series(
+        name="7.2",
+        origins=(
+            Origin(
+                suite="sid",
+                release=r"7\.2[.\d]*(\+deb\d+)?-amd64",
+                packages=("linux-binary-", "linux-modules-"),
+            ),
+            Origin(
+                suite="sid",
+                release=r"\d+\.\d+[.\d]*(\+deb\d+)?-amd64",
+                packages=("linux-binary-", "linux-modules-"),
+            ),
+        ),
+        zone_movable=True,
+        cma=True,
+    ),
+)
+
+
+def series(name: str) -> Series:
+    for known in SERIES:
+        if known.name == name:
+            return known
+    raise LabError(f"no kernel series {name}", hint=f"known: {', '.join(s.name for s in SERIES)}")
+
+
+def cached(wanted: Series, cache: Path | None = None) -> Kernel | None:
+    """The newest kernel of the series that is here already.  Touches no network."""
+    home = (cache or cache_dir()) / "kernels" / wanted.name
+    release = newest((image.parent.name for image in home.glob("*/vmlinuz")), r".*")
+    return Kernel(series=wanted, release=release, root=home / release) if release else None
+
+
+def fetch(wanted: Series, *, say: Say = print, cache: Path | None = None) -> Kernel:
+    """The cached kernel, or the newest one that the series' suites have."""
+    cache = cache or cache_dir()
+    if kernel := cached(wanted, cache):
+        return kernel
+    with locked(cache / "fetch.lock"):
+        return cached(wanted, cache) or _fetch(wanted, say, cache)
+
+
+def _fetch(wanted: Series, say: Say, cache: Path) -> Kernel:
+    troubles: list[str] = []
+    for origin in wanted.origins:
+        try:
+            kernel = _fetch_from(origin, wanted, say, cache)
+        except LabError as trouble:
+            troubles.append(str(trouble))
+            continue
+        if kernel.moved:
+            say(f"kernel {wanted.name}: {origin.suite} has moved on, took {kernel.release}")
+        return kernel
+    suites = ", ".join(dict.fromkeys(origin.suite for origin in wanted.origins))
+    raise LabError(f"kernel {wanted.name} cannot be had from {suites}", hint="\n  ".join(troubles))
+
+
+def _fetch_from(origin: Origin, wanted: Series, say: Say, cache: Path) -> Kernel:
+    suite = Suite(origin.suite, cache=cache)
+    say(f"kernel {wanted.name}: looking in {origin.suite}")
+    suite.update()
+    first = origin.packages[0]
+    package = newest(suite.names(first), f"{first}{origin.release}")
+    if package is None:
+        raise LabError(f"{origin.suite} has no {first}{origin.release}")
+    release = package.removeprefix(first)
+    home = cache / "kernels" / wanted.name
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home.parent) as scratch:
+        for prefix in origin.packages:
+            say(f"kernel {wanted.name}: fetching {prefix}{release}")
+            suite.unpack(prefix + release, Path(scratch) / "unpacked")
+        _arrange(Path(scratch) / "unpacked", Path(scratch) / "root", release)
+        # One rename makes the kernel appear: a fetch that was interrupted leaves nothing behind.
+        (Path(scratch) / "root").rename(home / release)
+    return Kernel(series=wanted, release=release, root=home / release)
+
+
+def _arrange(unpacked: Path, root: Path, release: str) -> None:
+    """Put image and modules where virtme-ng and depmod look, however the packages lay them out."""
+    images = (f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz")
+    modules = (f"lib/modules/{release}", f"usr/lib/modules/{release}")
+    (root / "lib/modules").mkdir(parents=True)
+    # kmod looks in /lib/modules or in /usr/lib/modules, as its builder chose.
+    (root / "usr").symlink_to(".")
+    shutil.move(_first(unpacked, images), root / "vmlinuz")
+    shutil.move(_first(unpacked, modules), root / "lib/modules" / release)
+    subprocess.run(["depmod", "-b", str(root), release], check=True, capture_output=True)
+
+
+def _first(base: Path, candidates: tuple[str, ...]) -> Path:
+    for candidate in candidates:
+        if (base / candidate).exists():
+            return base / candidate
+    raise LabError(f"the kernel packages hold none of {', '.join(candidates)}")

@@ -1,0 +1,33 @@
+"""The shapes of guests that the scenarios need (docs/lab.md tells why each looks as it does)."""
+
+from __future__ import annotations
+
+from tests.lab.guest import Layout
+
+# Node 1 has only hot-plugged memory, all of it onlined as ZONE_MOVABLE.
+_MOVABLE_NODE = (
+    "-m", "3G,slots=2,maxmem=8G",
+    "-object", "memory-backend-ram,id=boot,size=3G",
+    "-numa", "node,nodeid=0,memdev=boot,cpus=0-1",
+    "-numa", "node,nodeid=1",
+    "-object", "memory-backend-ram,id=plugged,size=512M",
+    "-device", "pc-dimm,id=dimm0,memdev=plugged,node=1",
+)  # fmt: skip
+
+LAYOUTS = {
+    "plain": Layout(
+        name="plain",
+        memory="3G",
+        kernel_args=("movablecore=1536M", "memhp_default_state=online_movable"),
+        qemu_args=_MOVABLE_NODE,
+    ),
+    # All that is not movable lies below 768 MiB: small enough to be filled and fragmented.
+    "fragmented": Layout(
+        name="fragmented",
+        memory="2816M",
+        max_ram_below_4g="768M",
+        kernel_args=("movablecore=2048M",),
+    ),
+    # Below 2.75 GiB all memory is one zone, of which CMA is more than half, so it gets used.
+    "cma": Layout(name="cma", memory="2500M", kernel_args=("cma=1400M",)),
+}

@@ -1,0 +1,41 @@
+"""Programs of packages that must not be installed, because installing them starts a service.
+
+Takes a program's name.  Gives its path in the cache, from this machine's own suite, fetched once.
+Never runs it.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.lab.archive import Suite, cache_dir, locked, own_suite
+from tests.lab.errors import LabError
+
+PACKAGES = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
+}
+
+
+def tool(name: str, *, cache: Path | None = None) -> Path:
+    """The program, ready to run.  Raises LabError when its package cannot be had."""
+    program = fetch(PACKAGES[name], cache=cache) / "usr/bin" / name
+    if not program.exists():
+        raise LabError(f"the package {PACKAGES[name]} of {own_suite()} has no {name}")
+    return program
+
+
+def fetch(package: str, *, cache: Path | None = None) -> Path:
+    """The package's files, from the cache or, once, from the archive."""
+    cache = cache or cache_dir()
+    home = cache / "tools" / package
+    with locked(cache / "fetch.lock"):
+        if not home.exists():
+            suite = Suite(own_suite(), cache=cache)
+            suite.update()
+            home.parent.mkdir(exist_ok=True)
+            with TemporaryDirectory(dir=cache) as scratch:
+                suite.unpack(package, Path(scratch) / "unpacked")
+                (Path(scratch) / "unpacked").rename(home)
+    return home
