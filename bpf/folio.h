@@ -36,16 +36,13 @@ static __always_inline struct pw_failure *current_failure(struct pw_frame *frame
 	return failure;
 }
 
-static __always_inline void read_mapping(struct pw_folio *entry, u64 mapping)
+static __always_inline void read_mapping(struct pw_folio *entry)
 {
-	struct address_space *space = (void *)(mapping & ~3ULL);
+	struct address_space *space = (void *)(entry->mapping & ~3ULL);
 	struct inode *inode;
 	struct super_block *sb;
 
-	entry->mapping = mapping;
-	entry->a_ops = 0;
-	entry->s_magic = 0;
-	if (!space || (mapping & 1))
+	if (!space || (entry->mapping & 1))
 		return;	/* anonymous or KSM: what it points at is no address_space */
 	entry->a_ops = (u64)KREAD(space, a_ops);
 	inode = (void *)KREAD(space, host);
@@ -56,14 +53,15 @@ static __always_inline void read_mapping(struct pw_folio *entry, u64 mapping)
 		entry->s_magic = KREAD(sb, s_magic);
 }
 
-static __always_inline void read_folio(struct pw_folio *entry, struct folio *folio)
+static __always_inline void read_folio(struct pw_folio *entry)
 {
+	struct folio *folio = (struct folio *)entry->folio;
 	u32 order = folio_order(folio);
 	u64 readable;
 
 	if (bpf_probe_read_kernel(&readable, sizeof(readable), folio))
 		lost(PW_LOSS_READ_FAULT);
-	entry->folio = (u64)folio;
+	entry->is_read = 1;
 	entry->order = order;
 	entry->flags = folio_flags(folio);
 	entry->refcount = KREAD(folio, _refcount);
@@ -73,7 +71,7 @@ static __always_inline void read_folio(struct pw_folio *entry, struct folio *fol
 	entry->pfn = folio_pfn(folio);
 	entry->pageblock = pageblock_bits(entry->pfn);
 	entry->page_type = folio_page_type(folio, order);
-	read_mapping(entry, (u64)KREAD(folio, mapping));
+	read_mapping(entry);
 }
 
 static __always_inline void read_walker(struct pw_folio *entry)
@@ -105,7 +103,8 @@ static __always_inline struct pw_folio *folio_entry(struct pw_failure *failure, 
 	return 0;
 }
 
-static __always_inline void note_folio(u64 folio, u32 seen, s32 rc)
+/* A folio stood in the way: keep which, where and how often. Its state is read later, once. */
+static __always_inline struct pw_folio *note_folio(u64 folio, u32 seen, s32 rc)
 {
 	u32 tid = current_tid();
 	struct pw_frame *frame = frames.lookup(&tid);
@@ -113,17 +112,18 @@ static __always_inline void note_folio(u64 folio, u32 seen, s32 rc)
 	struct pw_folio *entry;
 
 	if (!frame || !frame->gup_open)
-		return;
+		return 0;
 	failure = current_failure(frame);
 	if (!failure)
-		return;
+		return 0;
 	entry = folio_entry(failure, folio);
 	if (!entry)
-		return;
-	read_folio(entry, (struct folio *)folio);
+		return 0;
+	entry->folio = folio;
+	entry->mapping = (u64)KREAD((struct folio *)folio, mapping);
 	entry->seen = seen;
 	entry->rc = rc;
 	entry->attempts++;
-	entry->left = seen == PW_SEEN_LEFT;
 	read_walker(entry);
+	return entry;
 }

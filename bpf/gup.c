@@ -17,7 +17,7 @@ static __always_inline struct pw_frame *open_frame(u32 source)
 		lost(PW_LOSS_FRAMES_FULL);
 		return 0;
 	}
-	task_total(source);
+	open_total(source);
 	return frames.lookup(&tid);
 }
 
@@ -75,7 +75,8 @@ static __always_inline void close_frame(struct pw_frame *frame, s64 rc)
 {
 	u32 tid = current_tid();
 	bool failed = rc < 0;
-	struct pw_total *total = task_total(frame->source);
+	struct pw_total_key key = total_key(frame->source);
+	struct pw_total *total = totals.lookup(&key);
 
 	count_duration(frame, bpf_ktime_get_ns() - frame->start_ns, failed);
 	if (total) {

@@ -2,7 +2,7 @@
 /*
  * migrate.c - migrate_pages as a whole, and each folio that it gave back.
  *
- * Nothing here runs for a page that moves, except one comparison a page before v6.3.
+ * Nothing here runs for a page that moves.
  */
 
 static __always_inline struct pw_frame *migrating_frame(u32 reason)
@@ -53,30 +53,18 @@ RAW_TP(migrate_end)
  * for folios that are given back, with the folio still locked and unmapped. */
 static __always_inline void enter_folio_undo(u64 src, bool locked)
 {
-	if (in_longterm_pin())
-		note_folio(src, locked ? PW_SEEN_MOVE : PW_SEEN_LOCK, 0);
+	struct pw_folio *entry;
+
+	if (!in_longterm_pin())
+		return;
+	entry = note_folio(src, locked ? PW_SEEN_MOVE : PW_SEEN_LOCK, 0);
+	if (entry)
+		read_folio(entry);
 }
 
 ENTRY(folio_undo)
 {
 	enter_folio_undo(plain(ARG(folio_undo, 0)), ARG(folio_undo, 3) & 1);
-	return 0;
-}
-#endif
-
-#ifdef SYM_folio_remap
-/* Before migrate_folio_undo_src: remove_migration_ptes(src, dst, locked) maps the folio itself
- * again when it did not move. locked is true only when a split does it. May go with 6.1. */
-static __always_inline void enter_folio_remap(u64 src)
-{
-	if (in_longterm_pin())
-		note_folio(src, PW_SEEN_MOVE, 0);
-}
-
-ENTRY(folio_remap)
-{
-	if (ARG(folio_remap, 0) == ARG(folio_remap, 1) && !(ARG(folio_remap, 2) & 1))
-		enter_folio_remap(plain(ARG(folio_remap, 0)));
 	return 0;
 }
 #endif
@@ -114,8 +102,13 @@ static __always_inline u32 is_left(struct pw_folio *entry)
 	return (s32)KREAD(folio, _refcount) > 0 && (u64)KREAD(folio, mapping) == entry->mapping;
 }
 
-/* putback_movable_pages(list): what stays when the pin gives up. Walking the list to find which
- * of our folios are on it is more than the verifier follows; their state tells as well. */
+/*
+ * putback_movable_pages(list): what stays when the pin gives up. Walking the list to find which of
+ * our folios are on it is more than the verifier follows; their state tells as well. When none is,
+ * the first of the list stands for the cause: folios that were tried and failed come before those
+ * that were not. Before v6.3 that is all there is, because nothing else is called for a failed
+ * folio and not for a moved one; its references are those of microseconds later.
+ */
 static __always_inline void enter_putback(u64 head)
 {
 	u32 tid = current_tid(), left = 0, n;
@@ -139,6 +132,15 @@ static __always_inline void enter_putback(u64 head)
 	}
 	if (!left)
 		note_folio(first - FOLIO_LRU_OFFSET, PW_SEEN_LEFT, 0);
+#pragma clang loop unroll(disable)
+	for (n = 0; n < PW_MAX_FOLIOS; n++) {
+		struct pw_folio *entry = &failure->folios[n];
+
+		if (entry->seen == PW_SEEN_LEFT)
+			entry->left = 1;
+		if (entry->left && !entry->is_read)
+			read_folio(entry);
+	}
 }
 
 ENTRY(putback)

@@ -30,7 +30,7 @@ enum pw_seen {
 	PW_SEEN_MOVE = 1,	/* unmapped or not, it was put back after a failed move */
 	PW_SEEN_LOCK = 2,	/* given up before the folio lock was had */
 	PW_SEEN_SPLIT = 3,	/* split_huge_page refused; rc is its errno */
-	PW_SEEN_LEFT = 4,	/* never reported, but on the list when the pin gave up */
+	PW_SEEN_LEFT = 4,	/* first on the list when the pin gave up; not reported before */
 };
 
 enum pw_holder {
@@ -102,6 +102,8 @@ struct pw_folio {
 	__u32 walker_tid;	/* of that holder */
 	__u32 pageblock;	/* raw pageblock bits: migratetype, isolate */
 	__u32 page_type;	/* hugetlb and the like, raw */
+	__u32 is_read;		/* 0: only folio, mapping, seen, rc and attempts are known */
+	__u32 pad;
 };
 
 /* What a failing pin operation left behind. Kept apart from struct pw_frame: success never

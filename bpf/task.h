@@ -85,7 +85,7 @@ static __always_inline void announce_task(void)
 	events.ringbuf_submit(record, 0);
 }
 
-static __always_inline struct pw_total *task_total(u32 source)
+static __always_inline struct pw_total_key total_key(u32 source)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct pw_total_key key = {
@@ -93,14 +93,19 @@ static __always_inline struct pw_total *task_total(u32 source)
 		.tgid = bpf_get_current_pid_tgid() >> 32,
 		.source = source,
 	};
-	struct pw_total zero = {}, *total = totals.lookup(&key);
 
-	if (total)
-		return total;
+	return key;
+}
+
+/* Before the first pin of a process through a source. */
+static __always_inline void open_total(u32 source)
+{
+	struct pw_total_key key = total_key(source);
+	struct pw_total zero = {};
+
+	if (totals.lookup(&key))
+		return;
 	announce_task();
-	totals.insert(&key, &zero);
-	total = totals.lookup(&key);
-	if (!total)
+	if (totals.insert(&key, &zero))
 		lost(PW_LOSS_TOTALS_FULL);
-	return total;
 }

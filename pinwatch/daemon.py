@@ -54,6 +54,7 @@ class Daemon:
         self._stop = False
         self._ready = False
         self._record: TextIO | None = None
+        self._last_line = ""
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
         self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
@@ -111,8 +112,7 @@ class Daemon:
         off = [state for state in self._probes.states if not state.attached]
         _log(f"ready: {attached} hooks attached, metrics on http://{where}/metrics")
         for state in off:
-            if not state.reason.startswith("not needed"):
-                _log(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
+            _log(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
         notify(f"READY=1\nSTATUS={attached} hooks attached, {len(off)} off")
 
     # ---- loop -------------------------------------------------------------------------------
@@ -148,7 +148,10 @@ class Daemon:
 
     def _feed(self, item: Item) -> ModuleLoaded | Failure | None:
         if self._record is not None:
-            self._record.write(recording.item_line(item))
+            line = recording.item_line(item)
+            if line != self._last_line:  # most samples say what the one before said
+                self._record.write(line)
+            self._last_line = line
         return self._pipeline.feed(item)
 
     def _sample(self) -> None:

@@ -133,6 +133,8 @@ class Folio(ct.Structure):
         ("walker_tid", ct.c_uint32),
         ("pageblock", ct.c_uint32),
         ("page_type", ct.c_uint32),
+        ("is_read", ct.c_uint32),
+        ("pad", ct.c_uint32),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pinwatch.aggregate.ledger import errno_name
-from pinwatch.model.event import PinFailed
+from pinwatch.model.event import PinFailed, Seen
 from pinwatch.model.failure import (
     BlockingFolio,
     Confidence,
@@ -103,10 +103,16 @@ def folio_words(folio: BlockingFolio, reason: FailureReason) -> str:
     words += f", in {place(folio)}"
     words += f", pfn {facts.pfn:#x}" if facts.pfn else ""
     if reason.about_references:
-        words += f"; it {facts.seen.words} in {plural(facts.attempts, 'attempt')} and had "
-        words += reference_words(folio)
+        words += f"; it {facts.seen.words}{attempt_words(folio)} and had {reference_words(folio)}"
         words += f" (refcount {facts.refcount}, {refs.expected} explained)"
     return words
+
+
+def attempt_words(folio: BlockingFolio) -> str:
+    """How often it was tried, where the kernel tells."""
+    if folio.facts.seen is Seen.LEFT:
+        return ""
+    return f" in {plural(folio.facts.attempts, 'attempt')}"
 
 
 def reference_words(folio: BlockingFolio) -> str:

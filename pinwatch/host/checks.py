@@ -177,8 +177,6 @@ def _attached(probes: Probes) -> Iterator[Check]:
     for state in probes.states:
         if state.attached:
             detail, verdict = f"{state.sees}: {state.mode} on {state.symbol}", Verdict.OK
-        elif state.reason.startswith("not needed"):
-            detail, verdict = state.reason, Verdict.OK
         else:
             detail, verdict = f"not seen: {state.sees} ({state.reason})", Verdict.LIMITED
         yield Check(name=f"hook {state.hook}", verdict=verdict, detail=detail)

@@ -24,7 +24,6 @@ class Hook:
     exit: bool = False
     module: str = ""  # the symbol lives in this module, which may load later
     core: bool = False  # without it there is nothing to say, so the daemon is not ready
-    instead_of: str = ""  # not needed where this other hook exists
 
     def programs(self, symbol: str, mode: Mode) -> tuple[str, ...]:
         """Names of the BPF programs that this hook needs in a mode (see bpf/common.h)."""
@@ -65,14 +64,7 @@ HOOKS: tuple[Hook, ...] = (
         name="folio_undo",
         symbols=("migrate_folio_undo_src",),  # v6.3 (5dfab109d519)
         modes=_TRACED,
-        sees="the folio that could not be moved, with its references",
-    ),
-    Hook(
-        name="folio_remap",
-        symbols=("remove_migration_ptes",),
-        modes=_TRACED,
-        sees="the folio that could not be moved, with its references",
-        instead_of="folio_undo",
+        sees="folios that could not be moved at the moment of each attempt, not only at the end",
     ),
     Hook(
         name="alloc_failed",
@@ -85,7 +77,7 @@ HOOKS: tuple[Hook, ...] = (
         name="putback",
         symbols=("putback_movable_pages",),
         modes=_TRACED,
-        sees="which folios were left when the pin gave up",
+        sees="which folios were left when the pin gave up, with their references",
     ),
     Hook(
         name="split",

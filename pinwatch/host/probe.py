@@ -68,13 +68,9 @@ def read_symbols(procfs: Path, wanted: frozenset[str]) -> dict[str, int]:
     return found
 
 
-def plan_hook(
-    hook: Hook, btf: Btf, symbols: dict[str, int], present: frozenset[str]
-) -> PlannedHook:
+def plan_hook(hook: Hook, btf: Btf, symbols: dict[str, int]) -> PlannedHook:
     """Choose the first symbol that this kernel has. Functions of modules are taken on trust:
     they appear when the module does."""
-    if hook.instead_of in present:
-        return PlannedHook(hook=hook, reason=f"not needed: {hook.instead_of} is there")
     for symbol in hook.symbols:
         if hook.module:
             return PlannedHook(hook=hook, symbol=symbol, modes=hook.modes)
@@ -100,11 +96,7 @@ def _possible(mode: Mode, symbol: str, nr_args: int | None, symbols: dict[str, i
 
 def make_plan(btf: Btf, symbols: dict[str, int]) -> tuple[PlannedHook, ...]:
     """The plan for all hooks, in the order of the table."""
-    plan: list[PlannedHook] = []
-    for hook in compat.HOOKS:
-        present = frozenset(p.hook.name for p in plan if p.symbol)
-        plan.append(plan_hook(hook, btf, symbols, present))
-    return tuple(plan)
+    return tuple(plan_hook(hook, btf, symbols) for hook in compat.HOOKS)
 
 
 def make_facts(btf: Btf, symbols: dict[str, int], release: str) -> KernelFacts:

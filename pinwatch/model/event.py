@@ -20,7 +20,7 @@ class Seen(StrEnum):
     MOVE = "move", "could not be moved"
     LOCK = "lock", "could not be locked"
     SPLIT = "split", "could not be split"
-    LEFT = "left", "was never tried"
+    LEFT = "left", "was left when the pin gave up"
 
     def __new__(cls, value: str, words: str) -> Seen:
         member = str.__new__(cls, value)

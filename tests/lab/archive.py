@@ -9,7 +9,6 @@ import fcntl
 import os
 import platform
 import re
-import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -194,6 +193,7 @@ def _run(command: Sequence[str], *, what: str, cwd: Path | None = None) -> str:
         command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        tail = "\n  ".join(done.stderr.strip().splitlines()[-4:])
-        raise LabError(f"{what} failed: {tail}", hint=f"by hand: {shlex.join(command)}")
+        words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        first = next((line for line in words if line.startswith("E: ")), words[-1])
+        raise LabError(f"{what}: {first.removeprefix('E: ')}")
     return done.stdout

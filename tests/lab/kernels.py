@@ -128,7 +128,9 @@ def _fetch(wanted: Series, say: Say, cache: Path) -> Kernel:
             say(f"kernel {wanted.name}: {origin.suite} has moved on, took {kernel.release}")
         return kernel
     suites = ", ".join(dict.fromkeys(origin.suite for origin in wanted.origins))
-    raise LabError(f"kernel {wanted.name} cannot be had from {suites}", hint="\n  ".join(troubles))
+    advice = "check the network and the machine's apt sources, then: python -m tests.lab --fetch"
+    what = f"kernel {wanted.name} cannot be had from {suites}"
+    raise LabError(what, hint="\n  ".join([*troubles, advice]))
 
 
 def _fetch_from(origin: Origin, wanted: Series, say: Say, cache: Path) -> Kernel:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from tests.lab.errors import LabError
 
-Event = Mapping[str, object]
+Event = Mapping[str, Any]
 
 _TAIL_LINES = 25
 _PANIC = "Kernel panic - not syncing"

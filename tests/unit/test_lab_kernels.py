@@ -10,10 +10,10 @@ from tests.lab.errors import LabError
 
 NAMES = {
     "bookworm-security": [
-        "linux-image-6.1.0-37-amd64",
-        "linux-image-6.1.0-56-amd64",
         "linux-image-6.1.0-56-amd64-dbg",
         "linux-image-6.1.0-56-amd64-unsigned",
+        "linux-image-6.1.0-9-amd64",
+        "linux-image-6.1.0-56-amd64",
         "linux-image-6.1.0-57-cloud-amd64",
         "linux-image-6.1.0-57-rt-amd64",
         "linux-image-6.1.0-57-arm64",

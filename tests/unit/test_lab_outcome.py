@@ -56,8 +56,11 @@ def test_what_is_no_event_stays_visible(line: str) -> None:
     assert parse_line(line) == {"event": "garbled", "line": line}
 
 
-def test_an_end_without_a_status_is_no_end() -> None:
-    assert decide([{"event": "end", "status": "0"}], "", timed_out=False) == (Status.LOST, None)
+@pytest.mark.parametrize(
+    "event", [{"event": "end", "status": "0"}, {"event": "end"}, {"event": "step", "status": 0}]
+)
+def test_only_an_end_with_a_status_is_the_end(event: Event) -> None:
+    assert decide([event], "", timed_out=False) == (Status.LOST, None)
 
 
 def test_require_passes_success_on(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pinwatch.commands import client
+
 PINWATCH = [sys.executable, "-m", "pinwatch"]
+SOCKET = "/run/pinwatch/pinwatch.sock"
 URL = "http://127.0.0.1:19816"
 READY_S = 240  # emulated; a real host needs one second
 
@@ -108,10 +111,10 @@ def why(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-def why_json(*arguments: str) -> list[dict[str, Any]]:
-    """`pinwatch why --json`."""
-    failures: list[dict[str, Any]] = json.loads(why("--json", *arguments))
-    return failures
+def failures() -> list[dict[str, Any]]:
+    """What `pinwatch why --json --last 1000` prints, without starting a Python for it."""
+    found: list[dict[str, Any]] = client.get(SOCKET, "/api/v1/failures", limit="1000")["failures"]
+    return found
 
 
 def run_workload(name: str, **arguments: object) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
+import subprocess
+from array import array
 from dataclasses import dataclass
 
 PAGE = 4096
@@ -52,6 +55,23 @@ def hold_in_pipe(memory: Memory, offset: int) -> int:
     if _libc.vmsplice(writer, ctypes.byref(iovec), 1, 0) != PAGE:
         raise OSError(ctypes.get_errno(), "vmsplice")
     return reader
+
+
+def pfns(memory: Memory) -> list[int]:
+    """The frame of each page, 0 where none is present (/proc/self/pagemap)."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(memory.address // PAGE * 8)
+        entries = array("Q", pagemap.read(memory.size // PAGE * 8))
+    return [entry & (1 << 55) - 1 if entry >> 63 else 0 for entry in entries]
+
+
+def cma_range() -> range:
+    """The frames of the area that `cma=` reserved, as the boot log has them."""
+    log = subprocess.run(["dmesg"], capture_output=True, check=True).stdout.decode()
+    found = re.search(r"cma: Reserved (\d+) MiB at (0x[0-9a-f]+)", log)
+    assert found, "no CMA area in the boot log"
+    start = int(found[2], 16) // PAGE
+    return range(start, start + (int(found[1]) << 20) // PAGE)
 
 
 def punch(memory: Memory, offset: int, length: int) -> None:

@@ -34,12 +34,12 @@ WITNESSES = (
 def observe(scenario: Scenario) -> Result:
     """A scenario's result with what changed in pinwatch and in the kernel while it ran."""
     kernel_before, ours_before = host.vmstat(), host.settled_metrics()
-    failures_before = len(host.why_json("--last", "1000"))
+    failures_before = len(host.failures())
     began = time.monotonic()
     result = scenario()
     seconds = time.monotonic() - began
     kernel_after, ours_after = host.vmstat(), host.settled_metrics()
-    failures = host.why_json("--last", "1000")
+    failures = host.failures()
     return {
         "workload": result,
         "seconds": seconds,
@@ -136,12 +136,12 @@ def founding_report() -> Result:
 
 def cma_success() -> Result:
     """512 MiB, most of it in CMA, all of which must leave it."""
-    return host.run_workload("maps", mib=512, times=1, fresh=False)
+    return host.run_workload("cma_map", mib=512, held=False)
 
 
 def cma_held() -> Result:
     """The same with one page held."""
-    return host.run_workload("maps", mib=512, times=1, hold=256 << 20, fresh=False)
+    return host.run_workload("cma_map", mib=512, held=True)
 
 
 LAYOUTS: dict[str, tuple[Scenario, ...]] = {

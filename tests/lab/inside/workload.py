@@ -27,7 +27,7 @@ def maps(*, mib: int, times: int, fresh: bool = True, hold: int = -1) -> dict[st
     container = Container()
     size = mib * MIB
     ram = memory.memfd(size)
-    errors, began = [], time.monotonic()
+    errors, began, pinned_before = [], time.monotonic(), _foll_pins()
     for _ in range(times):
         if hold >= 0:
             memory.hold_in_pipe(ram, hold)
@@ -39,7 +39,30 @@ def maps(*, mib: int, times: int, fresh: bool = True, hold: int = -1) -> dict[st
             ram.view.madvise(9)  # MADV_REMOVE: the pages go, the next are new
             ram.view.madvise(23)  # MADV_POPULATE_WRITE
     seconds = time.monotonic() - began
-    return {"errors": errors, "pages": size // PAGE, "seconds": seconds}
+    acquired = _foll_pins() - pinned_before
+    return {"errors": errors, "pages": size // PAGE, "seconds": seconds, "foll_pins": acquired}
+
+
+def _foll_pins() -> int:
+    """nr_foll_pin_acquired, settled. Read here and not around the whole scenario, because file
+    systems of the lab (9p) pin pages as well while programs start."""
+    Path("/proc/sys/vm/stat_refresh").write_text("1")
+    text = Path("/proc/vmstat").read_text()
+    return int(text.split("nr_foll_pin_acquired ")[1].split()[0])
+
+
+def cma_map(*, mib: int, held: bool) -> dict[str, Any]:
+    """Map memory of which most lies in CMA; `held`: a pipe holds one page that does."""
+    container = Container()
+    ram = memory.memfd(mib * MIB)
+    area = memory.cma_range()
+    inside = [pfn in area for pfn in memory.pfns(ram)]
+    if held:
+        memory.hold_in_pipe(ram, inside.index(True) * PAGE)
+    result = container.map(ram)
+    after = sum(pfn in area for pfn in memory.pfns(ram))
+    in_cma = {"before": sum(inside), "after": after}
+    return {"errors": [result], "pages": ram.size // PAGE, "in_cma": in_cma}
 
 
 def memlock(*, mib: int, limit_mib: int) -> dict[str, Any]:
@@ -89,7 +112,10 @@ def movable_only(*, mib: int, cpuset: str) -> dict[str, Any]:
     container = Container()
     Path(cpuset, "cgroup.procs").write_text(str(os.getpid()))
     ram = memory.memfd(mib * MIB)
-    return {"errors": [container.map(ram)], "pages": ram.size // PAGE}
+    result = container.map(ram)
+    # Out again before it speaks: a pipe's pages could not be allocated here either.
+    Path(cpuset).parent.joinpath("cgroup.procs").write_text(str(os.getpid()))
+    return {"errors": [result], "pages": ram.size // PAGE}
 
 
 def hold_file(*, path: str, mib: int, offset: int) -> dict[str, Any]:

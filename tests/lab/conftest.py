@@ -1,0 +1,98 @@
+"""One guest for each kernel and layout, booted when the first test asks; its results for all."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import guest, kernels
+from tests.lab.layouts import LAYOUTS
+from tests.lab.outcome import Outcome, Status
+
+TIMEOUT_S = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one scenario did, and what pinwatch and the kernel counted meanwhile (observe())."""
+
+    workload: dict[str, Any]
+    metrics: dict[str, float]
+    reconciliation: dict[str, float]
+    vmstat: dict[str, int]
+    failures: list[dict[str, Any]]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """How much a series grew."""
+        text = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+        return self.metrics.get(f"{name}{{{text}}}", 0)
+
+    def total(self, name: str) -> float:
+        """How much all series of a metric grew."""
+        return sum(n for series, n in self.metrics.items() if series.startswith(name + "{"))
+
+
+@dataclass(frozen=True, slots=True)
+class LabRun:
+    """A guest that has run all scenarios of its layout."""
+
+    outcome: Outcome
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The one line of that name; the console's end is shown when there is none."""
+        found = [event for event in self.outcome.events if event.get("event") == name]
+        assert found, f"the guest never said {name!r}: {self.outcome}"
+        return dict(found[-1])
+
+    def scenario(self, name: str) -> Observed:
+        """A scenario's result. A broken or missing one fails the test that asks for it."""
+        for event in self.outcome.events:
+            if event.get("event") == "scenario" and event["name"] == name:
+                result: Any = event["result"]
+                assert "broken" not in result, result["broken"] + result["log"]
+                fields = ("workload", "metrics", "reconciliation", "vmstat", "failures")
+                return Observed(*(result[field] for field in fields))
+        raise AssertionError(f"the guest never ran {name!r}: {self.outcome}")
+
+    @property
+    def recording(self) -> Path:
+        return self.outcome.directory / "share" / "recording.jsonl"
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], LabRun]:
+    """lab(series, layout) boots a guest, once."""
+
+    @functools.cache
+    def run(series: str, layout: str) -> LabRun:
+        command = [sys.executable, "-m", "tests.lab.inside.scenarios", layout]
+        outcome = guest.boot(
+            kernels.fetch(kernels.series(series)),
+            LAYOUTS[layout],
+            command,
+            results=tmp_path_factory.mktemp("lab"),
+            timeout_s=TIMEOUT_S,
+        )
+        return LabRun(outcome)
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Guests last: what is quick to fail comes first."""
+    items.sort(key=lambda item: "tests/lab" in str(item.path))
+
+
+def as_json(value: object) -> str:
+    """For messages of assertions."""
+    return json.dumps(value, indent=1, default=str)
+
+
+__all__ = ["LabRun", "Observed", "Status", "as_json"]
