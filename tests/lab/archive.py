@@ -143,19 +143,19 @@ def own_suite() -> str:
 
 
 class Suite:
-    """One suite's package lists, kept apart from the machine's."""
+    """One suite's package lists, in a directory of their own."""
 
-    def __init__(self, name: str, *, cache: Path) -> None:
+    def __init__(self, name: str, home: Path) -> None:
         self.name = name
-        self._dir = cache / "apt" / name
+        self._home = home
 
     def update(self) -> None:
         """Fetch the lists.  Raises LabError, naming the suite, when they cannot be had."""
         source = archive_of(self.name, machine_sources(), own_suite())
         for part in ("lists/partial", "cache/archives/partial"):
-            (self._dir / part).mkdir(parents=True, exist_ok=True)
-        (self._dir / "sources.list").write_text(source.line(self.name))
-        (self._dir / "status").touch()
+            (self._home / part).mkdir(parents=True)
+        (self._home / "sources.list").write_text(source.line(self.name))
+        (self._home / "status").touch()
         # Without an error mode apt takes a missing suite for success.
         self._apt("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
 
@@ -164,21 +164,23 @@ class Suite:
 
     def unpack(self, package: str, into: Path) -> None:
         """Download a package and lay its files out under `into`."""
-        with TemporaryDirectory(dir=self._dir) as download:
+        with TemporaryDirectory(dir=self._home) as download:
             self._apt("apt-get", "download", package, cwd=Path(download))
             [deb] = Path(download).glob("*.deb")
             _run(["dpkg", "-x", str(deb), str(into)], what=f"unpack {package}")
 
     def _apt(self, tool: str, *args: str, cwd: Path | None = None) -> str:
         settings = {
-            "Dir::State": self._dir,
-            "Dir::State::Lists": self._dir / "lists",
-            "Dir::State::status": self._dir / "status",
-            "Dir::Cache": self._dir / "cache",
-            "Dir::Etc::sourcelist": self._dir / "sources.list",
+            "Dir::State": self._home,
+            "Dir::State::Lists": self._home / "lists",
+            "Dir::State::status": self._home / "status",
+            "Dir::Cache": self._home / "cache",
+            "Dir::Etc::sourcelist": self._home / "sources.list",
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
+            # A mirror may be frozen at a date.  What it has is still checked against its signature.
+            "Acquire::Check-Valid-Until": "false",
             "APT::Architecture": "amd64",
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
@@ -186,6 +188,16 @@ class Suite:
         }
         options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
         return _run([tool, *options, *args], what=f"{tool} {args[0]} ({self.name})", cwd=cwd)
+
+
+@contextmanager
+def open_suite(name: str, cache: Path) -> Iterator[Suite]:
+    """The suite as it is now.  Its lists are large and soon old, so they go when this ends."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=cache) as home:
+        suite = Suite(name, Path(home))
+        suite.update()
+        yield suite
 
 
 def _run(command: Sequence[str], *, what: str, cwd: Path | None = None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.lab.archive import Suite, cache_dir, locked, newest
+from tests.lab.archive import Suite, cache_dir, locked, newest, open_suite
 from tests.lab.errors import LabError
 
 Say = Callable[[str], None]
@@ -20,10 +20,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A suite that may have the series.  Its packages are named by a prefix and the release."""
+    """A suite that may have the series.  Its packages are named by a prefix and the release.
+
+    The first pattern that anything matches counts; a later one is for when the suite has moved on.
+    """
 
     suite: str
-    release: str
+    releases: tuple[str, ...]
     packages: tuple[str, ...] = ("linux-image-",)
 
 
@@ -58,8 +61,8 @@ SERIES = (
     Series(
         name="6.1",
         origins=(
-            Origin(suite="bookworm-security", release=r"6\.1\.0-\d+-amd64"),
-            Origin(suite="bookworm", release=r"6\.1\.0-\d+-amd64"),
+            Origin(suite="bookworm-security", releases=(r"6\.1\.0-\d+-amd64",)),
+            Origin(suite="bookworm", releases=(r"6\.1\.0-\d+-amd64",)),
         ),
         zone_movable=True,
         cma=False,
@@ -67,8 +70,8 @@ SERIES = (
     Series(
         name="6.12",
         origins=(
-            Origin(suite="trixie", release=r"6\.12\.\d+\+deb13-amd64"),
-            Origin(suite="bookworm-backports", release=r"6\.12\.\d+\+deb12-amd64"),
+            Origin(suite="trixie", releases=(r"6\.12\.\d+\+deb13-amd64",)),
+            Origin(suite="bookworm-backports", releases=(r"6\.12\.\d+\+deb12-amd64",)),
         ),
         zone_movable=True,
         cma=False,
@@ -78,12 +81,7 @@ SERIES = (
         origins=(
             Origin(
                 suite="sid",
-                release=r"7\.2[.\d]*(\+deb\d+)?-amd64",
-                packages=("linux-binary-", "linux-modules-"),
-            ),
-            Origin(
-                suite="sid",
-                release=r"\d+\.\d+[.\d]*(\+deb\d+)?-amd64",
+                releases=(r"7\.2[.\d]*(\+deb\d+)?-amd64", r"\d+\.\d+[.\d]*(\+deb\d+)?-amd64"),
                 packages=("linux-binary-", "linux-modules-"),
             ),
         ),
@@ -134,24 +132,31 @@ def _fetch(wanted: Series, say: Say, cache: Path) -> Kernel:
 
 
 def _fetch_from(origin: Origin, wanted: Series, say: Say, cache: Path) -> Kernel:
-    suite = Suite(origin.suite, cache=cache)
     say(f"kernel {wanted.name}: looking in {origin.suite}")
-    suite.update()
-    first = origin.packages[0]
-    package = newest(suite.names(first), f"{first}{origin.release}")
-    if package is None:
-        raise LabError(f"{origin.suite} has no {first}{origin.release}")
-    release = package.removeprefix(first)
-    home = cache / "kernels" / wanted.name
-    home.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home.parent) as scratch:
-        for prefix in origin.packages:
-            say(f"kernel {wanted.name}: fetching {prefix}{release}")
-            suite.unpack(prefix + release, Path(scratch) / "unpacked")
+    with open_suite(origin.suite, cache) as suite:
+        release = _newest_release(origin, suite.names(origin.packages[0]))
+        say(f"kernel {wanted.name}: fetching {release}")
+        home = cache / "kernels" / wanted.name / release
+        _unpack(suite, [prefix + release for prefix in origin.packages], release, home)
+    return Kernel(series=wanted, release=release, root=home)
+
+
+def _unpack(suite: Suite, packages: list[str], release: str, home: Path) -> None:
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home.parent.parent) as scratch:
+        for package in packages:
+            suite.unpack(package, Path(scratch) / "unpacked")
         _arrange(Path(scratch) / "unpacked", Path(scratch) / "root", release)
         # One rename makes the kernel appear: a fetch that was interrupted leaves nothing behind.
-        (Path(scratch) / "root").rename(home / release)
-    return Kernel(series=wanted, release=release, root=home / release)
+        (Path(scratch) / "root").rename(home)
+
+
+def _newest_release(origin: Origin, names: list[str]) -> str:
+    prefix = origin.packages[0]
+    for pattern in origin.releases:
+        if package := newest(names, prefix + pattern):
+            return package.removeprefix(prefix)
+    raise LabError(f"{origin.suite} has no {prefix}{' or '.join(origin.releases)}")
 
 
 def _arrange(unpacked: Path, root: Path, release: str) -> None:

@@ -7,7 +7,7 @@ Never runs it.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.lab.archive import Suite, cache_dir, locked, own_suite
+from tests.lab.archive import cache_dir, locked, open_suite, own_suite
 from tests.lab.errors import LabError
 
 PACKAGES = {
@@ -32,10 +32,8 @@ def fetch(package: str, *, cache: Path | None = None) -> Path:
     home = cache / "tools" / package
     with locked(cache / "fetch.lock"):
         if not home.exists():
-            suite = Suite(own_suite(), cache=cache)
-            suite.update()
             home.parent.mkdir(exist_ok=True)
-            with TemporaryDirectory(dir=cache) as scratch:
+            with open_suite(own_suite(), cache) as suite, TemporaryDirectory(dir=cache) as scratch:
                 suite.unpack(package, Path(scratch) / "unpacked")
                 (Path(scratch) / "unpacked").rename(home)
     return home

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.inside import memory
-from tests.lab.inside.memory import PAGE
+from tests.lab.inside.memory import PAGE, Memory
 from tests.lab.inside.vfio import Container
 
 MIB = 1 << 20
@@ -47,8 +47,12 @@ def _foll_pins() -> int:
     """nr_foll_pin_acquired, settled. Read here and not around the whole scenario, because file
     systems of the lab (9p) pin pages as well while programs start."""
     Path("/proc/sys/vm/stat_refresh").write_text("1")
+    return _vmstat("nr_foll_pin_acquired")
+
+
+def _vmstat(name: str) -> int:
     text = Path("/proc/vmstat").read_text()
-    return int(text.split("nr_foll_pin_acquired ")[1].split()[0])
+    return int(text.split(f"\n{name} ")[1].split()[0])
 
 
 def cma_map(*, mib: int, held: bool) -> dict[str, Any]:
@@ -90,7 +94,8 @@ def _drop_capability(bit: int) -> None:
 
 def fragmented(*, fill_mib: int, every_kib: int, thp_mib: int) -> dict[str, Any]:
     """The founding report: no order-9 block in the kernel zone, huge pages in Movable, one subpage
-    held. The filler is pinned, so that it moves into the kernel zone and stays in pieces."""
+    held. The filler is pinned, so that it moves into the kernel zone and stays in pieces; then
+    huge pages are pinned until the last free huge blocks are used up."""
     container = Container()
     filler = memory.memfd(fill_mib * MIB)
     filled = container.map(filler)
@@ -100,11 +105,30 @@ def fragmented(*, fill_mib: int, every_kib: int, thp_mib: int) -> dict[str, Any]
         container.map(filler, offset=offset, size=PAGE, iova=iova + offset)
         memory.punch(filler, offset + PAGE, step - PAGE)
     Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").write_text("force")
+    soaked = _soak_huge_blocks(container, memory.memfd(96 * MIB), iova=1 << 33)
     ram = memory.memfd(thp_mib * MIB)
     memory.hold_in_pipe(ram, 100 * PAGE)
-    _say({"state": "fragmented", "filled": filled})
+    before = _vmstat("thp_split_page_failed"), _vmstat("thp_migration_fail")
     result = container.map(ram)
-    return {"errors": [result], "pages": ram.size // PAGE}
+    after = _vmstat("thp_split_page_failed"), _vmstat("thp_migration_fail")
+    return {
+        "errors": [result],
+        "pages": ram.size // PAGE,
+        "filled": filled,
+        "soaked": soaked,
+        "split_failed": after[0] - before[0],
+        "thp_failed": after[1] - before[1],
+    }
+
+
+def _soak_huge_blocks(container: Container, ram: Memory, *, iova: int) -> int:
+    """Pin one huge page after the other until the kernel finds no huge destination; how many."""
+    failed = _vmstat("thp_migration_fail")
+    for offset in range(0, ram.size, 2 * MIB):
+        container.map(ram, offset=offset, size=2 * MIB, iova=iova + offset)
+        if _vmstat("thp_migration_fail") > failed:
+            return offset // (2 * MIB)
+    raise RuntimeError("the kernel zone still has free huge blocks")
 
 
 def movable_only(*, mib: int, cpuset: str) -> dict[str, Any]:

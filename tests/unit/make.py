@@ -1,0 +1,110 @@
+"""Values for tests: complete, plausible, and changed where a test says so."""
+
+from __future__ import annotations
+
+import ctypes as ct
+from dataclasses import replace
+from typing import Any
+
+from pinwatch.abi import layout
+from pinwatch.classify import rules
+from pinwatch.model.event import FolioFacts, MappingKind, Memlock, PinFailed, Seen, Task
+from pinwatch.model.failure import Failure, Holder, HolderMatch
+from pinwatch.model.kernel import KernelFacts
+from pinwatch.model.pin import PinSource
+from pinwatch.model.sample import TaskKey
+from pinwatch.model.vm import Vm
+
+FACTS = KernelFacts(
+    release="6.12.0-test",
+    page_flags={"PG_dirty": 4, "PG_writeback": 1, "PG_private": 14, "PG_swapcache": 10,
+                "PG_swapbacked": 17, "PG_head": 6},
+    zones={0: "DMA", 1: "DMA32", 2: "Normal", 3: "Movable", 4: "Device"},
+    migratetypes={0: "UNMOVABLE", 1: "MOVABLE", 2: "RECLAIMABLE", 4: "CMA"},
+    isolate_bit=4,
+    zones_shift=51,
+    zones_mask=7,
+    nodes_shift=10,
+    hugetlb_page_type=244,
+    page_type_in_top_byte=True,
+    a_ops={0xFFFF1000: "shmem_aops"},
+)  # fmt: skip
+
+TASK = Task(
+    key=TaskKey(tgid=4242, start_ns=7_000_000_000), tid=4243, uid=0, comm="qemu", cgroup_id=1
+)
+VM = Vm(name="web-01", uuid="6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21", platform="qemu", vmm="qemu-kvm")
+
+
+def folio(**changes: Any) -> FolioFacts:
+    """An order-0 shmem folio in Movable with one extra plain reference, unmapped."""
+    values: dict[str, Any] = {
+        "pfn": 0x103BB1, "order": 0, "node": 0, "zone": "Movable", "migratetype": "MOVABLE",
+        "kind": MappingKind.SHMEM, "dirty": True, "writeback": False, "private": False,
+        "swapcache": False, "refcount": 3, "mapcount": 0, "pincount": None, "cache_refs": 1,
+        "s_magic": 0x01021994, "errno": 0, "attempts": 2, "seen": Seen.MOVE, "left": True,
+        "walker_tid": None, "walk_start_ns": 0,
+    }  # fmt: skip
+    return FolioFacts(**values | changes)
+
+
+def pin(**changes: Any) -> PinFailed:
+    """A VFIO map of 64 MiB that failed with ENOMEM in migration because of `folio()`."""
+    values: dict[str, Any] = {
+        "time_ns": 10_000_000_000, "task": TASK, "cmdline": (), "source": PinSource.VFIO_TYPE1,
+        "errno": 12, "gup_errno": 12, "duration_ns": 180_000_000, "vaddr": 0x7F0000000000,
+        "iova": 0, "length_bytes": 64 << 20, "pinned_pages": 8192, "gup_calls": 17, "rounds": 17,
+        "migrated_pages": 8703, "failed_pages": 1, "thp_failed": 0, "thp_split": 0,
+        "dst_failed": 0, "dst_order": 0, "split_failed": 0, "split_ok": 0, "split_errno": 0,
+        "folios": (folio(),), "folios_dropped": 0,
+        "memlock": Memlock(limit_pages=1 << 40, locked_pages=0, pinned_pages=0, cap_ipc_lock=True),
+    }  # fmt: skip
+    return PinFailed(**values | changes)
+
+
+def failure(of: PinFailed | None = None, **changes: Any) -> Failure:
+    """`pin()`, classified."""
+    of = of or pin()
+    reason, folios = rules.classify(of)
+    value = Failure(
+        number=1,
+        time_s=1_790_000_000.0,
+        vm=VM,
+        pin=of,
+        reason=reason,
+        holder=HolderMatch(holder=Holder.UNKNOWN if reason.about_references else Holder.NONE),
+        primary=rules.primary(folios),
+        folios=folios,
+    )
+    return replace(value, **changes)
+
+
+def head(kind: layout.Record) -> layout.Head:
+    return layout.Head(
+        kind=kind, tgid=4242, tid=4243, time_ns=10_000_000_000, task_start_ns=7_000_000_000,
+        cgroup_id=1, comm=b"qemu-system-x86",
+    )  # fmt: skip
+
+
+def cmdline(*words: bytes) -> layout.Cmdline:
+    """As the kernel side reads it: arguments separated by NUL, cut at the buffer."""
+    text = b"".join(word + b"\0" for word in words)[: layout.CMDLINE_LEN]
+    raw = layout.Cmdline(len=len(text))
+    ct.memmove(raw.text, text, len(text))
+    return raw
+
+
+def pin_record(*words: bytes) -> layout.PinRecord:
+    """A failed VFIO map with one folio, as bytes would have it."""
+    record = layout.PinRecord(head=head(layout.Record.PIN_FAILED), rc=-12, cmdline=cmdline(*words))
+    record.frame = layout.Frame(
+        start_ns=9_820_000_000, length=64 << 20, source=layout.Source.VFIO_TYPE1, pinned=8192,
+        migrated=8703, migrate_failed=1, gup_rc=-12, gup_calls=17, rounds=17,
+    )  # fmt: skip
+    record.failure.nr_folios = 1
+    record.failure.folios[0] = layout.Folio(
+        folio=0xFFFFEA0000000000, pfn=0x103BB1, flags=(3 << 51) | (1 << 4) | (1 << 17),
+        mapping=0xFFFF8880, a_ops=0xFFFF1000, s_magic=0x01021994, refcount=3, pincount=-1,
+        attempts=2, seen=layout.Seen.MOVE, left=1, pageblock=1, is_read=1,
+    )  # fmt: skip
+    return record

@@ -1,0 +1,100 @@
+"""The command line as a user meets it: a real process, its words and its exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pinwatch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pinwatch", *arguments],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def check_error(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
+    """One line what, one line what to do, never a traceback."""
+    assert done.returncode == code, done
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_version_and_help() -> None:
+    assert pinwatch("version").stdout.startswith("pinwatch ")
+    assert "explain the last failed pin" in pinwatch("--help").stdout
+    for command in ("run", "why", "doctor", "replay"):
+        assert pinwatch(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice"),
+        (["run", "--fast"], "unrecognized arguments: --fast"),
+        (["why", "--last", "0"], "not a number above 0"),
+        (["run", "--sample-interval", "often"], "invalid float"),
+    ],
+)
+def test_wrong_usage_is_2(arguments: list[str], says: str) -> None:
+    check_error(pinwatch(*arguments), 2, says)
+
+
+def two_lines(done: subprocess.CompletedProcess[str]) -> None:
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, lines
+    assert all(line.startswith("pinwatch: ") for line in lines)
+
+
+def test_wrong_configuration_is_2(tmp_path: Path) -> None:
+    config = tmp_path / "p.toml"
+    config.write_text("liste = 'x'")
+    done = pinwatch("--config", str(config), "run")
+    check_error(done, 2, f"{config}: unknown key 'liste'")
+    two_lines(done)
+    check_error(pinwatch("--config", "/nope.toml", "run"), 2, "/nope.toml: no such file")
+    check_error(pinwatch("--config", str(tmp_path), "run"), 2, "Is a directory")
+
+
+def test_no_daemon_is_3(tmp_path: Path) -> None:
+    done = pinwatch("why", "--socket", str(tmp_path / "none.sock"))
+    check_error(done, 3, "no pinwatch daemon answers")
+    two_lines(done)
+
+
+def test_a_port_in_use_is_3(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = pinwatch("run", "--listen", address, "--socket", str(tmp_path / "s"))
+    check_error(done, 3, f"cannot listen on {address}: Address already in use")
+    two_lines(done)
+
+
+def test_a_file_that_is_no_recording_is_2(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"\xff\xfe")
+    check_error(pinwatch("replay", str(other)), 2, "cannot replay")
+    check_error(pinwatch("replay", "/nope"), 2, "No such file")
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in pinwatch("--debug", "why", "--socket", "/nope").stderr
+
+
+def test_the_client_needs_no_compiler() -> None:
+    """Replay and `why` must work where bcc is not installed."""
+    script = (
+        "import sys; sys.modules['bcc'] = None; from pinwatch.cli import main; main(['version'])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT).returncode == 0

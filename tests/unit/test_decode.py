@@ -1,0 +1,111 @@
+"""Bytes to events."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pinwatch.abi import layout
+from pinwatch.decode import DecodeError, decode
+from pinwatch.model.event import HolderSeen, MappingKind, ModuleLoaded, PinFailed, Seen, TaskSeen
+from pinwatch.model.pin import PinSource
+from tests.unit.make import FACTS, cmdline, head, pin_record
+
+
+def decoded(record: layout.PinRecord) -> PinFailed:
+    event = decode(bytes(record), FACTS)
+    assert isinstance(event, PinFailed)
+    return event
+
+
+def test_a_failed_pin() -> None:
+    event = decoded(pin_record(b"qemu-kvm", b"-name", b"guest=web-01"))
+    assert event.source is PinSource.VFIO_TYPE1
+    assert (event.errno, event.gup_errno) == (12, 12)
+    assert event.duration_ns == 180_000_000
+    assert event.cmdline == ("qemu-kvm", "-name", "guest=web-01")
+    assert event.task.comm == "qemu-system-x86"
+    folio = event.folios[0]
+    assert (folio.zone, folio.node, folio.migratetype) == ("Movable", 0, "MOVABLE")
+    assert (folio.kind, folio.dirty, folio.seen) == (MappingKind.SHMEM, True, Seen.MOVE)
+    assert (folio.cache_refs, folio.pincount, folio.left) == (1, None, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"mapping": 0x1001}, MappingKind.ANON),
+        ({"mapping": 0x1003}, MappingKind.KSM),
+        ({"mapping": 0}, MappingKind.NONE),
+        ({"a_ops": 1, "s_magic": 0xEF53}, MappingKind.FILE),
+        ({"a_ops": 1, "s_magic": 0x01021994}, MappingKind.SHMEM),
+        ({"order": 9, "page_type": 244 << 24}, MappingKind.HUGETLB),
+    ],
+)
+def test_kinds_of_memory(changes: dict[str, int], kind: MappingKind) -> None:
+    record = pin_record()
+    for name, value in changes.items():
+        setattr(record.failure.folios[0], name, value)
+    assert decoded(record).folios[0].kind is kind
+
+
+@pytest.mark.parametrize(
+    ("bits", "migratetype"),
+    [(4, "CMA"), (0x14, "ISOLATE"), (0xFFFFFFFF, None), (7, None)],
+)
+def test_migratetype_with_isolation_as_a_bit(bits: int, migratetype: str | None) -> None:
+    record = pin_record()
+    record.failure.folios[0].pageblock = bits
+    assert decoded(record).folios[0].migratetype == migratetype
+
+
+def test_the_page_cache_counts_each_page_of_a_huge_one() -> None:
+    record = pin_record()
+    record.failure.folios[0].order = 9
+    assert decoded(record).folios[0].cache_refs == 512
+
+
+def test_a_zone_that_cannot_be_known_is_not_guessed() -> None:
+    event = decode(bytes(pin_record()), replace(FACTS, zones_shift=None, nodes_shift=None))
+    assert isinstance(event, PinFailed)
+    assert (event.folios[0].zone, event.folios[0].node) == (None, None)
+
+
+def test_other_records() -> None:
+    task = layout.TaskRecord(head=head(layout.Record.TASK), cmdline=cmdline(b"kvm", b"-uuid", b"x"))
+    seen = decode(bytes(task), FACTS)
+    assert isinstance(seen, TaskSeen)
+    assert seen.cmdline == ("kvm", "-uuid", "x")
+    module = layout.ModuleRecord(head=head(layout.Record.MODULE), name=b"vfio_iommu_type1")
+    loaded = decode(bytes(module), FACTS)
+    assert isinstance(loaded, ModuleLoaded)
+    assert loaded.name == "vfio_iommu_type1"
+    holder = layout.HolderRecord(head=head(layout.Record.HOLDER), holder=1, start_ns=5, value=3)
+    dropper = decode(bytes(holder), FACTS)
+    assert isinstance(dropper, HolderSeen)
+    assert (dropper.holder, dropper.end_ns, dropper.value) == ("drop_caches", None, 3)
+
+
+def test_hostile_bytes_become_text() -> None:
+    record = pin_record(b"\xff\xfe\x1b[2J", b"", b"\xe2\x80\xa8")
+    assert decoded(record).cmdline == ("\\xff\\xfe\x1b[2J", "", "\u2028")
+
+
+def test_what_is_not_understood_is_refused() -> None:
+    record = bytes(pin_record())
+    with pytest.raises(DecodeError, match="bytes, expected"):
+        decode(record[:-1], FACTS)
+    with pytest.raises(DecodeError, match="unknown record kind 99"):
+        decode(b"\x63" + record[1:], FACTS)
+    with pytest.raises(DecodeError):
+        decode(b"", FACTS)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        decode(data, FACTS)

@@ -1,0 +1,41 @@
+"""The table of settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from pinwatch import settings
+from pinwatch.errors import UsageError
+
+
+def test_flag_then_file_then_table() -> None:
+    made = settings.make({"listen": "[::]:9", "record": None}, {"listen": "x:1", "record": "r"})
+    assert (made.listen, made.record, made.sample_interval) == ("[::]:9", "r", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("listen = ", "Invalid value"),
+        ("liste = 'x'", "unknown key 'liste'"),
+        ("listen = 5", "listen must be a string"),
+        ("sample_interval = true", "sample_interval must be a number"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as error:
+        settings.parse_config(text, "/etc/p.toml")
+    assert error.value.message.startswith("/etc/p.toml: ")
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "x:", ":70000", "1.2.3.4:-1"])
+def test_wrong_addresses(address: str) -> None:
+    with pytest.raises(UsageError, match="is not HOST:PORT"):
+        settings.make({"listen": address}, {})
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan")])
+def test_wrong_intervals(interval: float) -> None:
+    with pytest.raises(UsageError):
+        settings.make({"sample_interval": interval}, {})
