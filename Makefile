@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check run lab-shell clean
+.PHONY: help setup demo test check run cost lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
 
 run: $(PYTHON) ## run the daemon on this machine
 	@.venv/bin/pinwatch run
+
+cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
+	@$(PYTHON) -m tests.lab.cost
 
 lab-shell: setup ## a root shell in a guest (KERNEL=6.1, 6.12 or 7.2)
 	@$(PYTHON) -m tests.lab --kernel $(KERNEL) --shell

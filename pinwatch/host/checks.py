@@ -33,15 +33,6 @@ class Check:
     remedy: str = ""
 
 
-# include/uapi/linux/capability.h: bit, name, what needs it
-_CAPABILITIES = (
-    (39, "CAP_BPF", "load programs and maps"),
-    (38, "CAP_PERFMON", "attach tracing programs"),
-    (34, "CAP_SYSLOG", "see kernel addresses"),
-    (19, "CAP_SYS_PTRACE", "read other users' processes"),
-)
-
-
 def all_checks(*, procfs: Path, sysfs: Path, bpf_dir: Path) -> list[Check]:
     """Every check, cheap ones first; the last loads and attaches the programs for real."""
     found = [
@@ -70,10 +61,7 @@ def kernel() -> Check:
 
 
 def capabilities(procfs: Path) -> Check:
-    status = (procfs / "self/status").read_text()
-    line = next(row for row in status.splitlines() if row.startswith("CapEff:"))
-    held = int(line.split()[1], 16)
-    missing = [f"{name} ({use})" for bit, name, use in _CAPABILITIES if not held >> bit & 1]
+    missing = probe.missing_capabilities(procfs)
     if missing:
         return Check(
             name="capabilities",

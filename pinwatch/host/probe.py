@@ -149,8 +149,30 @@ def wanted_symbols() -> frozenset[str]:
     return frozenset(hooks | set(compat.DATA_SYMBOLS) | set(compat.A_OPS))
 
 
+# include/uapi/linux/capability.h: bit, name, what needs it.
+_CAPABILITIES = (
+    (39, "CAP_BPF", "load programs and maps"),
+    (38, "CAP_PERFMON", "attach tracing programs"),
+)
+
+
+def missing_capabilities(procfs: Path) -> list[str]:
+    """What this process lacks, each with its use. CAP_SYS_ADMIN stands for both."""
+    status = (procfs / "self/status").read_text()
+    held = int(status.partition("CapEff:")[2].split()[0], 16)
+    if held >> 21 & 1:
+        return []
+    return [f"{name} ({use})" for bit, name, use in _CAPABILITIES if not held >> bit & 1]
+
+
 def probe(*, procfs: Path, sysfs: Path) -> KernelProbe:
-    """Ask the running kernel. CannotRunError when it has no BTF."""
+    """Ask the running kernel. CannotRunError when it has no BTF, or we have no right to trace."""
+    missing = missing_capabilities(procfs)
+    if missing:
+        raise CannotRunError(
+            f"missing capabilities: {', '.join(missing)}",
+            hint="run as root, or give the unit these capabilities",
+        )
     btf = read_btf(sysfs)
     symbols = read_symbols(procfs, wanted_symbols())
     return KernelProbe(

@@ -51,15 +51,20 @@ class LabRun:
         assert found, f"the guest never said {name!r}: {self.outcome}"
         return dict(found[-1])
 
-    def scenario(self, name: str) -> Observed:
+    def result(self, name: str) -> dict[str, Any]:
         """A scenario's result. A broken or missing one fails the test that asks for it."""
         for event in self.outcome.events:
             if event.get("event") == "scenario" and event["name"] == name:
                 result: Any = event["result"]
-                assert "broken" not in result, result["broken"] + result["log"]
-                fields = ("workload", "metrics", "reconciliation", "vmstat", "failures")
-                return Observed(*(result[field] for field in fields))
+                assert "broken" not in result, result["broken"] + result.get("log", "")
+                return dict(result)
         raise AssertionError(f"the guest never ran {name!r}: {self.outcome}")
+
+    def scenario(self, name: str) -> Observed:
+        """The result of one of tests/lab/inside/scenarios.py."""
+        result = self.result(name)
+        fields = ("workload", "metrics", "reconciliation", "vmstat", "failures")
+        return Observed(*(result[field] for field in fields))
 
     @property
     def recording(self) -> Path:
@@ -72,7 +77,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], LabRun
 
     @functools.cache
     def run(series: str, layout: str) -> LabRun:
-        command = [sys.executable, "-m", "tests.lab.inside.scenarios", layout]
+        job = ("faults",) if layout == "faults" else ("scenarios", layout)
+        command = [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]]
         outcome = guest.boot(
             kernels.fetch(kernels.series(series)),
             LAYOUTS[layout],

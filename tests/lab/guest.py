@@ -86,7 +86,7 @@ def boot(
 def shell(kernel: Kernel, layout: Layout) -> int:
     """An interactive root shell in a guest, on this terminal."""
     with _only_guest():
-        vmm = [*_virtme(kernel, layout), "--qemu-opts", *layout.qemu_options()]
+        vmm = [*_virtme(kernel, layout), "--qemu-opts", "-no-reboot", *layout.qemu_options()]
         return subprocess.run(vmm, cwd=_CHECKOUT, check=False).returncode
 
 

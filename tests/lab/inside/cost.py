@@ -1,0 +1,105 @@
+"""What a VFIO map costs with and without pinwatch, in instructions a page.
+
+`python -m tests.lab.inside.cost`, in a guest whose clock counts instructions (QEMU -icount shift=0),
+so that a nanosecond is an instruction and a busy machine does not matter. Sends medians; also the
+memory of the daemon when ready and 5 minutes later.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab import channel
+from tests.lab.inside import host, memory, vfio
+from tests.lab.inside.memory import PAGE, Memory
+from tests.lab.inside.vfio import Container
+
+SIZE = 32 << 20
+MIGRATING, STAYING = 9, 25  # how often each is measured
+LATER_S = 300
+
+NAIVE = """
+fentry:__gup_longterm_locked { @gup = count(); }
+fexit:%s { @moved[retval] = count(); }
+fexit:alloc_migration_target { @target[retval == 0] = count(); }
+tracepoint:migrate:mm_migrate_pages { @pages[args->reason] = sum(args->succeeded); }
+"""
+
+
+def _map_ns(container: Container, ram: Memory) -> float:
+    """Time of one map, for each page."""
+    began = time.monotonic_ns()
+    error = container.map(ram)
+    ns = time.monotonic_ns() - began
+    assert not error, error
+    container.unmap(ram.size)
+    return ns / (ram.size // PAGE)
+
+
+def _fresh(ram: Memory) -> None:
+    ram.view.madvise(9)  # MADV_REMOVE
+    ram.view.madvise(23)  # MADV_POPULATE_WRITE: new pages, in Movable
+
+
+def measure(container: Container) -> dict[str, float]:
+    """Medians of maps that must move every page, and of maps that need move none."""
+    ram = memory.memfd(SIZE)
+    migrating = []
+    for _ in range(MIGRATING):
+        _fresh(ram)
+        migrating.append(_map_ns(container, ram))
+    staying = [_map_ns(container, ram) for _ in range(STAYING)]
+    return {
+        "migrating": statistics.median(migrating),
+        "staying": statistics.median(staying),
+        "migrating_spread": max(migrating) - min(migrating),
+        "staying_spread": max(staying) - min(staying),
+    }
+
+
+@contextmanager
+def naive() -> Iterator[None]:
+    """The script that one would write first, for comparison."""
+    old = " 6.1." in Path("/proc/version").read_text()
+    script = NAIVE % ("folio_migrate_mapping" if old else "move_to_new_folio")
+    with subprocess.Popen(["bpftrace", "-e", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # "Attaching ..."
+        time.sleep(20)
+        yield
+        process.terminate()
+
+
+def report(name: str, measured: Callable[[], dict[str, float]]) -> None:
+    channel.send("cost", name=name, **measured())
+
+
+def main() -> int:
+    vfio.load_modules()
+    vfio.bind_edu()
+    container = Container()
+    measure(container)  # warm
+    report("without", lambda: measure(container))
+    daemon = host.Daemon("--sample-interval", "5")
+    channel.send("memory", at="ready", ready_s=daemon.ready_s, **daemon.memory())
+    report("pinwatch", lambda: measure(container))
+    if "--memory" in sys.argv:
+        time.sleep(LATER_S)
+        channel.send("memory", at=f"{LATER_S} s later", **daemon.memory())
+    daemon.stop()
+    report("without again", lambda: measure(container))
+    if shutil.which("bpftrace"):
+        with naive():
+            report("naive bpftrace", lambda: measure(container))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

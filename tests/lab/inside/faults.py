@@ -1,0 +1,123 @@
+"""What goes wrong on a host, done on purpose: `python -m tests.lab.inside.faults`.
+
+Sends a line for each fault: what pinwatch said, its exit code, and what it counted. Judged by
+tests/lab/test_faults.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.lab import channel
+from tests.lab.inside import host, vfio
+
+Result = dict[str, Any]
+
+
+def _run(*prefix: str) -> Result:
+    """`pinwatch run` behind a prefix that spoils something; it must end by itself."""
+    command = [*prefix, *host.PINWATCH, "run", "--socket", "/tmp/fault.sock"]
+    done = subprocess.run(command, capture_output=True, timeout=300, check=False, text=True)
+    return {"code": done.returncode, "stderr": done.stderr, "stdout": done.stdout}
+
+
+def _hidden(path: str) -> tuple[str, ...]:
+    """A mount namespace in which a directory is empty."""
+    return ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none {path} && exec "$@"', "sh")
+
+
+def no_btf() -> Result:
+    return _run(*_hidden("/sys/kernel/btf"))
+
+
+def no_bcc() -> Result:
+    return _run(*_hidden("/usr/lib/python3/dist-packages/bcc"))
+
+
+def no_permission() -> Result:
+    return _run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def ready_is_true() -> Result:
+    """READY=1 reaches the service manager when /metrics answers and hooks are attached; without
+    tracefs, which the daemon does not need."""
+    tracefs = subprocess.run(["umount", "/sys/kernel/tracing"], capture_output=True, check=False)
+    path = "/tmp/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(host.READY_S)
+        daemon = subprocess.Popen(
+            [*host.PINWATCH, "run"], env={**os.environ, "NOTIFY_SOCKET": path}
+        )
+        message = manager.recv(4096).decode()
+        at_ready = host.metrics()
+        watchdog = manager.recv(4096).decode()
+    second = _run()
+    doctor = subprocess.run(
+        [*host.PINWATCH, "doctor", "--json"], capture_output=True, check=False, text=True
+    )
+    daemon.send_signal(signal.SIGTERM)
+    return {
+        "message": message,
+        "watchdog": watchdog,
+        "tracefs_was_mounted": tracefs.returncode == 0,
+        "hooks": {name: n for name, n in at_ready.items() if "hook_attached" in name},
+        "second": second,
+        "doctor": {"code": doctor.returncode, "checks": json.loads(doctor.stdout)},
+        "code": daemon.wait(60),
+    }
+
+
+def killed_in_the_middle() -> Result:
+    """kill -9 while a process maps, and a new daemon: the workload must not notice."""
+    vfio.load_modules()
+    vfio.bind_edu()
+    first = host.Daemon()
+    command = [sys.executable, "-m", "tests.lab.inside.workload", "maps"]
+    arguments = json.dumps({"mib": 16, "times": 400, "fresh": False})
+    with subprocess.Popen([*command, arguments], stdout=subprocess.PIPE) as workload:
+        while host.metrics().get(PINS, 0) < 3:
+            time.sleep(0.2)
+        before = host.metrics()[PINS]
+        first.stop(signal.SIGKILL)
+        second = host.Daemon()
+        while workload.poll() is None and host.metrics().get(PINS, 0) < 3:
+            time.sleep(0.2)
+        after = host.settled_metrics().get(PINS, 0)
+        output, _ = workload.communicate()
+    started = host.get("/metrics").split("process_start_time_seconds ")[1].split()[0]
+    code = second.stop()
+    done = json.loads(output)
+    return {
+        "errors": done["errors"], "before": before, "after": after, "code": code,
+        "started": float(started), "second_ready_s": second.ready_s,
+    }  # fmt: skip
+
+
+PINS = 'pinwatch_longterm_pins_total{source="vfio_type1",vm="~host"}'
+FAULTS = (no_btf, no_bcc, no_permission, ready_is_true, killed_in_the_middle)
+
+
+def main() -> int:
+    for fault in FAULTS:
+        try:
+            result = fault()
+        except Exception:
+            result = {"broken": traceback.format_exc()[-3000:]}
+        channel.send("scenario", name=fault.__name__, result=result)
+        Path("/tmp/notify").unlink(missing_ok=True)
+    channel.send("stopped", code=0, memory={})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Faults of a host: one line what, one line what to do, the right exit code; nothing breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.lab.conftest import LabRun, as_json
+
+KERNEL = "6.12"  # what is tested here does not differ between kernels
+Lab = Callable[[str, str], LabRun]
+
+
+@pytest.fixture(scope="module")
+def fault(lab: Lab) -> Callable[[str], dict[str, Any]]:
+    run = lab(KERNEL, "faults")
+    return run.result
+
+
+def check_two_lines(result: dict[str, Any], what: str, remedy: str) -> None:
+    lines = result["stderr"].splitlines()
+    assert result["code"] == 3, as_json(result)
+    assert len(lines) == 2, as_json(result)
+    assert what in lines[0]
+    assert remedy in lines[1]
+    assert result["stdout"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [
+        ("no_btf", "no type information", "CONFIG_DEBUG_INFO_BTF"),
+        ("no_bcc", "bcc is not usable", "apt install python3-bpfcc"),
+        ("no_permission", "missing capabilities: CAP_BPF", "run as root"),
+    ],
+)
+def test_cannot_run(
+    fault: Callable[[str], dict[str, Any]], name: str, what: str, remedy: str
+) -> None:
+    check_two_lines(fault(name), what, remedy)
+
+
+def test_ready_means_attached_and_answering(fault: Callable[[str], dict[str, Any]]) -> None:
+    result = fault("ready_is_true")
+    assert result["message"].startswith("READY=1\n")
+    assert result["watchdog"] == "WATCHDOG=1"
+    off = {name for name, attached in result["hooks"].items() if not attached}
+    assert len(result["hooks"]) > 8
+    assert len(off) == 1, off  # vfio_map: its module is not loaded yet
+    assert result["code"] == 0
+
+
+def test_a_second_daemon_says_so(fault: Callable[[str], dict[str, Any]]) -> None:
+    check_two_lines(fault("ready_is_true")["second"], "Address already in use", "--listen")
+
+
+def test_doctor_names_the_one_thing_missing(fault: Callable[[str], dict[str, Any]]) -> None:
+    doctor = fault("ready_is_true")["doctor"]
+    assert doctor["code"] == 0, as_json(doctor)
+    not_ok = [check for check in doctor["checks"] if check["verdict"] != "ok"]
+    assert [check["name"] for check in not_ok] == ["hook vfio_map"], as_json(not_ok)
+    assert "module vfio_iommu_type1 is not loaded" in not_ok[0]["detail"]
+
+
+def test_kill_and_restart_in_the_middle_of_maps(fault: Callable[[str], dict[str, Any]]) -> None:
+    result = fault("killed_in_the_middle")
+    assert set(result["errors"]) == {0}, "the workload noticed"
+    assert result["before"] >= 3
+    assert 3 <= result["after"] < len(result["errors"]), "counting resumed, from 0: a visible gap"
+    assert result["started"] > 0
+    assert result["code"] == 0

@@ -1,0 +1,1 @@
+"""Recordings from the lab, and what they must replay to."""

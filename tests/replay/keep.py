@@ -1,0 +1,52 @@
+"""`python -m tests.replay.keep [NAME=FILE ...]`: take recordings in, write what they replay to.
+
+Without arguments, only the expected output is written anew; read the diff before committing it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from pinwatch import recording
+from pinwatch.expose import as_json
+from pinwatch.expose.metrics import SnapshotCollector
+from pinwatch.pipeline import Pipeline
+
+HERE = Path(__file__).parent
+
+
+def replay(path: Path) -> dict[str, Any]:
+    """Failures and metrics at the end of a recording."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        facts, wall_offset_ns, items = recording.read(lines)
+        pipeline = Pipeline(facts, wall_offset_ns)
+        for item in items:
+            pipeline.feed(item)
+    snapshot = pipeline.snapshot()
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: snapshot, facts))
+    text = generate_latest(registry).decode()
+    metrics = [line for line in text.splitlines() if not line.endswith(" 0.0") and line[0] != "#"]
+    failures = [as_json.failure(failure) for failure in snapshot.failures]
+    result: dict[str, Any] = json.loads(json.dumps({"failures": failures, "metrics": metrics}))
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    for argument in arguments:
+        name, _, source = argument.partition("=")
+        data = gzip.compress(Path(source).read_bytes(), mtime=0)
+        (HERE / f"{name}.jsonl.gz").write_bytes(data)
+    for path in sorted(HERE.glob("*.jsonl.gz")):
+        expected = HERE / path.name.replace(".jsonl.gz", ".expected.json")
+        expected.write_text(json.dumps(replay(path), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
