@@ -60,10 +60,13 @@ def nothing(vm: str, known: list[str]) -> str:
 def show(console: Console, failure: dict[str, Any]) -> None:
     """One failure: when, the headline, then a row for each paragraph."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure["time_s"]))
-    console.print(Text(f"{when}  {failure['explanation']['headline']}", style="bold"))
     table = Table.grid(padding=(0, 2), pad_edge=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, paragraph in failure["explanation"]["paragraphs"].items():
         table.add_row(Text(label), Text(paragraph))
-    console.print(table)
+    with console.capture() as capture:
+        console.print(Text(f"{when}  {failure['explanation']['headline']}", style="bold"))
+        console.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())  # rich fills each row with spaces

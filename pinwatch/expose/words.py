@@ -109,8 +109,8 @@ def folio_words(folio: BlockingFolio, reason: FailureReason) -> str:
 
 
 def attempt_words(folio: BlockingFolio) -> str:
-    """How often it was tried, where the kernel tells."""
-    if folio.facts.seen is Seen.LEFT:
+    """How often a split was tried. Of moves, pinwatch sees phases of several passes each."""
+    if folio.facts.seen is not Seen.SPLIT:
         return ""
     return f" in {plural(folio.facts.attempts, 'attempt')}"
 

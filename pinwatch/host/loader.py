@@ -95,8 +95,8 @@ def load_or_refuse(
             # never about one program: the verifier's refusals are EINVAL, EACCES, E2BIG
             raise CannotRunError(
                 "this kernel refuses tracing programs (EPERM)",
-                hint="it is locked down, or a container forbids it; `make demo` in a checkout shows "
-                "pinwatch in a guest with a kernel of its own",
+                hint="it is locked down, or a container forbids it; `make demo` in a checkout "
+                "shows pinwatch in a guest with a kernel of its own",
             ) from None
         except OSError as error:
             refused[planned.hook.name] = f"{mode}: {error.strerror}"

@@ -14,7 +14,7 @@ def test_the_whole_story() -> None:
         "VM web-01: VFIO map of 64 MiB failed with ENOMEM after 0.18 s (qemu, pid 4242)",
         "[extra_ref_plain]",
         "an order-0 folio (1 page) of shmem memory, dirty, in ZONE_MOVABLE on node 0, pfn 0x103bb1",
-        "it could not be moved in 2 attempts and had 1 extra plain reference",
+        "it could not be moved and had 1 extra plain reference",
         "(refcount 3, 2 explained)",
         "unknown: nothing that pinwatch watches",
         "8192 pages pinned, 8703 moved and 1 not, in 17 rounds",
@@ -59,3 +59,9 @@ def test_sizes() -> None:
     assert [words.size(n) for n in (4096, 1 << 30, 3 << 20, 5)] == [
         "4 KiB", "1 GiB", "3 MiB", "5 bytes",
     ]  # fmt: skip
+
+
+def test_attempts_are_told_for_splits_only() -> None:
+    split = folio(order=9, seen=Seen.SPLIT, errno=11, attempts=10, cache_refs=512, refcount=514)
+    text = words.explain(failure(pin(folios=(split,)))).text
+    assert "it could not be split in 10 attempts and had 1 extra plain reference" in text

@@ -1,6 +1,6 @@
 """What a VFIO map costs with and without pinwatch, in instructions a page.
 
-`python -m tests.lab.inside.cost`, in a guest whose clock counts instructions (QEMU -icount shift=0),
+`python -m tests.lab.inside.cost`, in a guest whose clock counts instructions (QEMU -icount),
 so that a nanosecond is an instruction and a busy machine does not matter. Sends medians; also the
 memory of the daemon when ready and 5 minutes later.
 """
