@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pinwatch.classify import references
 from pinwatch.model.event import FolioFacts, PinFailed, Seen
@@ -101,11 +101,16 @@ def primary(folios: tuple[BlockingFolio, ...]) -> BlockingFolio | None:
     return max(folios, key=lambda f: (f.reason is not R.UNKNOWN, f.references.extra), default=None)
 
 
+def _explained_by(reason: FailureReason, folio: BlockingFolio) -> BlockingFolio:
+    """A folio with no reason of its own has that of the operation."""
+    return replace(folio, reason=reason) if folio.reason is R.UNKNOWN else folio
+
+
 def classify(pin: PinFailed) -> tuple[FailureReason, tuple[BlockingFolio, ...]]:
     """The reason of a failed operation, and the folios that blocked it."""
     folios = blocking(pin) if pin.gup_errno == errno.ENOMEM else ()
     for rule in PIN_RULES:
         if rule.fits(pin):
-            return rule.reason, folios
+            return rule.reason, tuple(_explained_by(rule.reason, folio) for folio in folios)
     chosen = primary(folios)
     return (chosen.reason if chosen else R.UNKNOWN), folios

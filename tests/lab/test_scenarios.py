@@ -166,6 +166,11 @@ def test_no_destination_names_the_order(lab: Lab, kernel: str) -> None:
     assert seen.metric(FAILURES, vm=HOST, errno="ENOMEM", reason="dst_alloc_failed") == 1
     failure = only_failure(seen)
     assert failure["pin"]["dst_order"] == 0
+    folios = seen.metric(
+        "pinwatch_pin_migration_failed_folios_total",
+        vm=HOST, reason="dst_alloc_failed", zone="Movable", order="0",
+    )  # fmt: skip
+    assert folios == 1
     assert failure["primary"]["facts"]["node"] == 1
     assert failure["primary"]["facts"]["zone"] == "Movable"
     check_reconciled(seen)

@@ -80,6 +80,12 @@ def test_reason_of_an_operation(changes: dict[str, Any], reason: FailureReason) 
     assert rules.classify(pin(**changes))[0] is reason
 
 
+def test_a_folio_without_destination_has_the_reason_of_its_pin() -> None:
+    left = folio(seen=Seen.LEFT, refcount=2)
+    _, blocking = rules.classify(pin(dst_failed=1, dst_order=0, folios=(left,)))
+    assert [one.reason for one in blocking] == [R.DST_ALLOC_FAILED]
+
+
 def test_every_reason_can_be_reached() -> None:
     decided = {rule.reason for rule in (*rules.PIN_RULES, *rules.FOLIO_RULES)}
     assert decided | {R.UNKNOWN} == set(FailureReason)
