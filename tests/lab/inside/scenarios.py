@@ -131,7 +131,7 @@ def no_destination() -> Result:
 
 def founding_report() -> Result:
     """A fragmented kernel zone, huge pages in Movable, one subpage held."""
-    return host.run_workload("fragmented", fill_mib=540, every_kib=256, thp_mib=256)
+    return host.run_workload("fragmented", fill_mib=640, every_kib=256, thp_mib=256)
 
 
 def cma_success() -> Result:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -98,16 +99,15 @@ def fragmented(*, fill_mib: int, every_kib: int, thp_mib: int) -> dict[str, Any]
     huge pages are pinned until the last free huge blocks are used up."""
     container = Container()
     filler = memory.memfd(fill_mib * MIB)
-    filled = container.map(filler)
-    container.unmap(filler.size)
+    filled = _fill(container, filler)
     step, iova = every_kib * 1024, 1 << 32
-    for offset in range(0, filler.size, step):
+    for offset in range(0, filled, step):
         container.map(filler, offset=offset, size=PAGE, iova=iova + offset)
         memory.punch(filler, offset + PAGE, step - PAGE)
     Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").write_text("force")
-    soaked = _soak_huge_blocks(container, memory.memfd(96 * MIB), iova=1 << 33)
+    soaked = _soak_huge_blocks(container, memory.memfd(384 * MIB), iova=1 << 33)
     ram = memory.memfd(thp_mib * MIB)
-    memory.hold_in_pipe(ram, 100 * PAGE)
+    memory.hold_in_pipe(ram, ram.size // 2 + 100 * PAGE)
     before = _vmstat("thp_split_page_failed"), _vmstat("thp_migration_fail")
     result = container.map(ram)
     after = _vmstat("thp_split_page_failed"), _vmstat("thp_migration_fail")
@@ -119,6 +119,26 @@ def fragmented(*, fill_mib: int, every_kib: int, thp_mib: int) -> dict[str, Any]
         "split_failed": after[0] - before[0],
         "thp_failed": after[1] - before[1],
     }
+
+
+def _fill(container: Container, ram: Memory, portion: int = 10 * MIB) -> int:
+    """Pin portion by portion, so that the pages move into the kernel zone, until it is nearly
+    full (past that the OOM killer comes); let go of the pins, and say how many bytes lie there."""
+    moved = 0
+    while moved < ram.size and _free_kernel_bytes() > 48 * MIB:
+        if error := container.map(ram, offset=moved, size=portion, iova=moved):
+            raise OSError(error, "cannot fill the kernel zone")
+        moved += portion
+    for offset in range(0, moved, portion):
+        container.unmap(portion, iova=offset)
+    return moved
+
+
+def _free_kernel_bytes() -> int:
+    """Free memory outside ZONE_MOVABLE (/proc/zoneinfo)."""
+    text = Path("/proc/zoneinfo").read_text()
+    zones = re.findall(r"zone +(\w+)\n +pages free +(\d+)", text)
+    return sum(int(free) * PAGE for zone, free in zones if zone != "Movable")
 
 
 def _soak_huge_blocks(container: Container, ram: Memory, *, iova: int) -> int:
