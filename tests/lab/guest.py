@@ -21,7 +21,15 @@ from pathlib import Path
 from tests.lab import channel
 from tests.lab.archive import cache_dir, locked
 from tests.lab.kernels import Kernel
-from tests.lab.outcome import Event, Outcome, decide, exit_status, parse_line, read
+from tests.lab.outcome import (
+    Event,
+    Outcome,
+    decide,
+    emulator_broke,
+    exit_status,
+    parse_line,
+    read,
+)
 
 OnEvent = Callable[[Event], None]
 
@@ -55,6 +63,10 @@ class Layout:
         return [*devices, *self.qemu_args]
 
 
+# Emulated CPUs that run in parallel may meet a breakpoint that another one is just patching out.
+_EMULATOR_TRIES = 3
+
+
 def boot(
     kernel: Kernel,
     layout: Layout,
@@ -65,7 +77,27 @@ def boot(
     environment: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
 ) -> Outcome:
-    """Run the command as root in a fresh guest.  `on_event` gets each event as it arrives."""
+    """Run the command as root in a fresh guest.  `on_event` gets each event as it arrives.
+
+    A guest that the emulator itself broke is booted again, twice at most, and says so.
+    """
+    for _ in range(_EMULATOR_TRIES - 1):
+        outcome = _boot_once(kernel, layout, command, results, timeout_s, environment, on_event)
+        if not emulator_broke(outcome.status, read(outcome.console)):
+            return outcome
+        print(f"lab: the emulator broke the guest ({outcome.console}); again", file=sys.stderr)
+    return _boot_once(kernel, layout, command, results, timeout_s, environment, on_event)
+
+
+def _boot_once(
+    kernel: Kernel,
+    layout: Layout,
+    command: Sequence[str],
+    results: Path | None,
+    timeout_s: float,
+    environment: Mapping[str, str] | None,
+    on_event: OnEvent | None,
+) -> Outcome:
     name = f"{kernel.series.name}-{layout.name}"
     directory = _new_directory(results or cache_dir() / "results", name)
     _write_job(directory / "share", command, environment or {})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.errors import LabError
-from tests.lab.outcome import Event, Outcome, Status, decide, parse_line, tail
+from tests.lab.outcome import Event, Outcome, Status, decide, emulator_broke, parse_line, tail
 
 DATA = Path(__file__).parent.parent / "lab" / "data"
 
@@ -97,3 +97,10 @@ def test_named_picks_events() -> None:
         seconds=1,
     )
     assert run.named("hello") == [{"event": "hello", "n": 1}]
+
+
+def test_only_a_breakpoint_out_of_nowhere_is_the_emulators() -> None:
+    oops = "Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\nKernel panic - not syncing: Fatal exception"
+    assert emulator_broke(Status.PANIC, oops)
+    assert not emulator_broke(Status.FINISHED, oops)
+    assert not emulator_broke(Status.PANIC, "Kernel panic - not syncing: sysrq triggered crash")
