@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pinwatch import recording, serve
-from pinwatch.errors import CannotRunError
+from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.host import clock, procfs
 from pinwatch.host.bpf import Probes
@@ -55,13 +55,18 @@ class Daemon:
         self._ready = False
         self._record: TextIO | None = None
         self._last_line = ""
+        self._serving = False
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
-        self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
-        wall_offset_ns = clock.wall_offset_ns()
-        self._pipeline = Pipeline(self._probes.facts, wall_offset_ns)
-        if settings.record:
-            self._open_recording(settings.record, wall_offset_ns)
+        try:
+            self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
+            wall_offset_ns = clock.wall_offset_ns()
+            self._pipeline = Pipeline(self._probes.facts, wall_offset_ns)
+            if settings.record:
+                self._open_recording(settings.record, wall_offset_ns)
+        except PinwatchError:
+            self._stop_serving()
+            raise
 
     def _open_recording(self, path: str, wall_offset_ns: int) -> None:
         try:
@@ -78,6 +83,13 @@ class Daemon:
         """Attach, serve, and take what comes until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        try:
+            self._start()
+            self._loop()
+        finally:
+            self._close()
+
+    def _start(self) -> None:
         self._vmstat_at_attach = procfs.vmstat(self._roots.proc)
         self._probes.attach()
         for key, cmdline in procfs.vmms(self._roots.proc):
@@ -85,10 +97,6 @@ class Daemon:
         self._sample()
         self._serve()
         self._say_ready()
-        try:
-            self._loop()
-        finally:
-            self._close()
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
@@ -101,6 +109,7 @@ class Daemon:
         )
         for server in (self._tcp, self._unix):
             serve.start(server, app)
+        self._serving = True
 
     def _say_ready(self) -> None:
         """Ready means that probes are attached and /metrics answers: it is asked, not assumed."""
@@ -177,14 +186,18 @@ class Daemon:
 
     def _close(self) -> None:
         notify("STOPPING=1")
-        for server in (self._tcp, self._unix):
-            server.shutdown()
-            server.server_close()
-        Path(self._settings.socket).unlink(missing_ok=True)
+        self._stop_serving()
         if self._record is not None:
             self._sample()
             self._record.close()
         self._probes.close()
+
+    def _stop_serving(self) -> None:
+        for server in (self._tcp, self._unix):
+            if self._serving:
+                server.shutdown()
+            server.server_close()
+        Path(self._settings.socket).unlink(missing_ok=True)
 
 
 def _log(text: str) -> None:

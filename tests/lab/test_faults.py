@@ -26,6 +26,7 @@ def check_two_lines(result: dict[str, Any], what: str, remedy: str) -> None:
     assert what in lines[0]
     assert remedy in lines[1]
     assert result["stdout"] == ""
+    assert not result["left"], "it left its socket behind"
 
 
 @pytest.mark.parametrize(

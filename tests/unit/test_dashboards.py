@@ -154,8 +154,8 @@ def test_annotations_use_labels_that_the_alert_has(alert: Any) -> None:
 def test_a_panel_follows_its_variables(expr: str) -> None:
     """Each selector is narrowed to the chosen job and host; no span is fixed."""
     assert expr.count('{job=~"$job",instance=~"$instance"') == len(list(selectors(expr)))
-    spans = set(re.findall(r"\[([^]]*)\]|offset (\S+)", expr))
-    assert {a or b for a, b in spans} <= {"$__rate_interval", "$__range"}
+    spans = set(re.findall(r"(?:\[|offset )([$\w]+)", expr))
+    assert spans <= {"$__rate_interval", "$__range"}
 
 
 def rules(expressions: list[str]) -> str:

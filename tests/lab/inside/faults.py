@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,9 +26,11 @@ Result = dict[str, Any]
 
 def _run(*prefix: str) -> Result:
     """`pinwatch run` behind a prefix that spoils something; it must end by itself."""
-    command = [*prefix, *host.PINWATCH, "run", "--socket", "/tmp/fault.sock"]
+    socket_path = "/tmp/fault.sock"
+    command = [*prefix, *host.PINWATCH, "run", "--socket", socket_path]
     done = subprocess.run(command, capture_output=True, timeout=300, check=False, text=True)
-    return {"code": done.returncode, "stderr": done.stderr, "stdout": done.stdout}
+    left = Path(socket_path).exists()
+    return {"code": done.returncode, "stderr": done.stderr, "stdout": done.stdout, "left": left}
 
 
 def _hidden(path: str) -> tuple[str, ...]:
@@ -94,12 +97,13 @@ def killed_in_the_middle() -> Result:
             time.sleep(0.2)
         after = host.settled_metrics().get(PINS, 0)
         output, _ = workload.communicate()
-    started = host.get("/metrics").split("process_start_time_seconds ")[1].split()[0]
+    started = re.search(r"^process_start_time_seconds (\S+)$", host.get("/metrics"), re.M)
+    assert started
     code = second.stop()
     done = json.loads(output)
     return {
         "errors": done["errors"], "before": before, "after": after, "code": code,
-        "started": float(started), "second_ready_s": second.ready_s,
+        "started": float(started[1]), "second_ready_s": second.ready_s,
     }  # fmt: skip
 
 
