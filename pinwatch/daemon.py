@@ -134,6 +134,7 @@ class Daemon:
             now = clock.monotonic_s()
             poller.poll(max(0.0, min(next_sample, next_housekeeping) - now) * 1000)
             changed = self._drain()
+            notify("WATCHDOG=1")
             now = clock.monotonic_s()
             if now >= next_housekeeping:
                 self._housekeeping()
@@ -141,7 +142,6 @@ class Daemon:
             if changed or now >= next_sample:
                 self._sample()
                 next_sample = now + self._settings.sample_interval
-                notify("WATCHDOG=1")
 
     def _drain(self) -> bool:
         """Take what the ring buffer holds; True when a view should know at once."""

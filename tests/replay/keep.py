@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from pinwatch.pipeline import Pipeline
 
 HERE = Path(__file__).parent
 
+# Comments, zeroes, and the version of pinwatch.
+_SAYS_NOTHING = re.compile(r"^#| 0\.0$|^pinwatch_build_info")
+
 
 def replay(path: Path) -> dict[str, Any]:
     """Failures and metrics at the end of a recording."""
@@ -32,7 +36,7 @@ def replay(path: Path) -> dict[str, Any]:
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(lambda: snapshot, facts))
     text = generate_latest(registry).decode()
-    metrics = [line for line in text.splitlines() if not line.endswith(" 0.0") and line[0] != "#"]
+    metrics = [line for line in text.splitlines() if not _SAYS_NOTHING.search(line)]
     failures = [as_json.failure(failure) for failure in snapshot.failures]
     result: dict[str, Any] = json.loads(json.dumps({"failures": failures, "metrics": metrics}))
     return result

@@ -105,9 +105,10 @@ def test_the_dashboard_can_be_provisioned_anywhere() -> None:
 
 def test_the_text_holds_no_address_and_no_other_data_source() -> None:
     assert "://" not in DASHBOARD.read_text()
-    for panel in panels():
-        for part in (panel, *panel["targets"]):
-            assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    variables = [v for v in load()["templating"]["list"] if v["type"] == "query"]
+    targets = [target for panel in panels() for target in panel["targets"]]
+    for part in (*variables, *panels(), *targets):
+        assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])

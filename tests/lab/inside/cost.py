@@ -7,14 +7,10 @@ memory of the daemon when ready and 5 minutes later.
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from tests.lab import channel
 from tests.lab.inside import host, memory, vfio
@@ -24,13 +20,6 @@ from tests.lab.inside.vfio import Container
 SIZE = 32 << 20
 MIGRATING, STAYING = 9, 25  # how often each is measured
 LATER_S = 300
-
-NAIVE = """
-fentry:__gup_longterm_locked { @gup = count(); }
-fexit:%s { @moved[retval] = count(); }
-fexit:alloc_migration_target { @target[retval == 0] = count(); }
-tracepoint:migrate:mm_migrate_pages { @pages[args->reason] = sum(args->succeeded); }
-"""
 
 
 def _map_ns(container: Container, ram: Memory) -> float:
@@ -64,19 +53,6 @@ def measure(container: Container) -> dict[str, float]:
     }
 
 
-@contextmanager
-def naive() -> Iterator[None]:
-    """The script that one would write first, for comparison."""
-    old = " 6.1." in Path("/proc/version").read_text()
-    script = NAIVE % ("folio_migrate_mapping" if old else "move_to_new_folio")
-    with subprocess.Popen(["bpftrace", "-e", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()  # "Attaching ..."
-        time.sleep(20)
-        yield
-        process.terminate()
-
-
 def report(name: str, measured: Callable[[], dict[str, float]]) -> None:
     channel.send("cost", name=name, **measured())
 
@@ -95,9 +71,6 @@ def main() -> int:
         channel.send("memory", at=f"{LATER_S} s later", **daemon.memory())
     daemon.stop()
     report("without again", lambda: measure(container))
-    if shutil.which("bpftrace"):
-        with naive():
-            report("naive bpftrace", lambda: measure(container))
     return 0
 
 
