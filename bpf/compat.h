@@ -25,7 +25,8 @@
 #define FOLL_LONGTERM 0x10000
 #endif
 
-/* 6.6 (ebc1baf5c9b4 and after) keeps the order in _flags_1; before, it is a field. */
+/* ebc1baf5c9b4 ("mm: free up a word in the first tail page") put the order into _flags_1; before,
+ * it is a field. May go with 6.1. */
 static __always_inline u32 large_folio_order(struct folio *folio)
 {
 #ifdef HAS_folio__folio_order
@@ -48,9 +49,9 @@ static __always_inline u32 folio_order(struct folio *folio)
 }
 
 #ifndef HAS_folio__large_mapcount
-/* Before v6.9 (05c5323b2a34, "mm: track mapcount of large folios in single value") a large
- * folio's mapcount is the sum over its pages; a PMD mapping of file memory raises every page's
- * count as well. May go with 6.6. */
+/* Before "mm: track mapcount of large folios in single value" (2024) a large folio's mapcount is
+ * the sum over its pages; a PMD mapping of file memory raises every page's count as well. May go
+ * with 6.6. */
 static __always_inline s64 pages_mapcount(struct folio *folio, u32 order)
 {
 	s64 sum = 0;

@@ -234,7 +234,7 @@ def _is_hugetlb(raw: layout.Folio, kernel: KernelFacts) -> bool:
 
 
 def _cache_refs(raw: layout.Folio, kind: MappingKind, swapcache: bool, kernel: KernelFacts) -> int:
-    """References of the page cache: one a page; hugetlb counted once a folio before v6.2."""
+    """References of the page cache: one a page; hugetlb on 6.1 one a folio."""
     nr_pages = 1 << int(raw.order)
     if kind in (MappingKind.ANON, MappingKind.KSM):
         return nr_pages if swapcache else 0

@@ -33,7 +33,7 @@ class KernelFacts:
     nodes_shift: int | None = None
     hugetlb_page_type: int | None = None  # PGTY_hugetlb (v6.11) or HUGETLB_PAGE_DTOR
     page_type_in_top_byte: bool = False
-    hugetlb_cache_refs_per_page: bool = True  # before v6.2 (b5db553c0cc7) a folio counted once
+    hugetlb_cache_refs_per_page: bool = True  # 6.1 counts one for each folio
     a_ops: dict[int, str] = field(default_factory=dict)  # address -> "shmem_aops"
 
 
