@@ -22,14 +22,18 @@ from tests.lab.inside.vfio import Container
 MIB = 1 << 20
 
 
-def maps(*, mib: int, times: int, fresh: bool = True, hold: int = -1) -> dict[str, Any]:
+def maps(
+    *, mib: int, times: int, fresh: bool = True, hold: int = -1, until: str = ""
+) -> dict[str, Any]:
     """Map `mib` MiB `times` times, each time fresh memory or the same; `hold` is the offset of a
-    page that a pipe holds."""
+    page that a pipe holds. The file `until`, once there, ends it sooner."""
     container = Container()
     size = mib * MIB
     ram = memory.memfd(size)
     errors, began, pinned_before = [], time.monotonic(), _foll_pins()
     for _ in range(times):
+        if until and Path(until).exists():
+            break
         if hold >= 0:
             memory.hold_in_pipe(ram, hold)
         result = container.map(ram)
