@@ -104,7 +104,8 @@ def killed_in_the_middle() -> Result:
     code = second.stop()
     done = json.loads(output)
     return {
-        "maps": len(done["errors"]), "failed": sum(map(bool, done["errors"])), "before": before, "after": after, "code": code,
+        "maps": len(done["errors"]), "failed": sum(map(bool, done["errors"])),
+        "before": before, "after": after, "code": code,
         "started": float(started[1]), "second_ready_s": second.ready_s,
     }  # fmt: skip
 
