@@ -26,7 +26,7 @@ from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
 from pinwatch.recording import facts_from_json
 
-LOAD_TIMEOUT_S = 300  # a guest under emulation needs some 10 s
+LOAD_TIMEOUT_S = 300  # a guest under emulation needs 30 to 60 s
 
 
 @dataclass(slots=True, kw_only=True)

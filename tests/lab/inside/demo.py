@@ -42,7 +42,7 @@ def show_reconciliation(before: dict[str, int]) -> None:
 def main() -> int:
     say("Starting the daemon: it reads this kernel's types, compiles and attaches its programs.")
     daemon = host.Daemon()
-    say(f"Ready after {daemon.ready_s:.0f} s (emulated; one second on a real host).")
+    say(f"Ready after {daemon.ready_s:.0f} s (emulated; the compiler needs 1 to 2 s natively).")
     vfio.load_modules()
     vfio.bind_edu()
     before = host.vmstat()

@@ -22,7 +22,7 @@ from pinwatch.commands import client
 PINWATCH = [sys.executable, "-m", "pinwatch"]
 SOCKET = "/run/pinwatch/pinwatch.sock"
 URL = "http://127.0.0.1:19816"
-READY_S = 240  # emulated; a real host needs one second
+READY_S = 240  # emulated
 
 Series = dict[str, float]
 
