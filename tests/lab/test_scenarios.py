@@ -24,12 +24,11 @@ FOLL_PINS = 'pinwatch_kernel_reconciliation_pages{counter="nr_foll_pin_acquired"
 FAILURES = "pinwatch_vfio_map_failures_total"
 
 
-def check_reconciled(seen: Observed) -> None:
-    """Our sums equal the kernel's own counters: over the whole run so far (what pinwatch exports),
-    and the migrated pages over this scenario."""
+def check_reconciled(seen: Observed, *, zero_pages: int = 0) -> None:
+    """Our sums equal the kernel's own counters over the whole run so far, with the two rules of
+    docs/metrics.md for pins: others pin as well, and the zero page is pinned but not counted."""
     assert len(seen.reconciliation) == 8
-    others_pin_too = seen.reconciliation[FOLL_PINS]  # O_DIRECT, 9p, ...: docs/metrics.md
-    assert others_pin_too <= 0
+    assert seen.metrics.get(FOLL_PINS, 0) <= zero_pages
     wrong = {name: n for name, n in seen.reconciliation.items() if n and name != FOLL_PINS}
     assert not wrong, as_json(wrong)
     assert seen.total("pinwatch_pin_migrated_pages_total") <= seen.vmstat["pgmigrate_success"]
@@ -125,7 +124,8 @@ def test_real_qemu_fails_and_is_explained_after_its_death(lab: Lab, kernel: str)
         "remedy",
     ):
         assert words in " ".join(work["why"].split()), work["why"]
-    check_reconciled(seen)
+    # QEMU also maps 256 KiB of firmware that nothing has written yet
+    check_reconciled(seen, zero_pages=64)
 
 
 @every_kernel
