@@ -122,6 +122,19 @@ def hugetlb_by_pipe() -> dict[str, Any]:
     }
 
 
+def hugetlb_in_movable() -> dict[str, Any]:
+    """6.1 takes no page of hugetlbfs that lies in ZONE_MOVABLE, though nobody else holds it: what
+    makes the lockless walk fall back is an error in the slow one (and a warning in the log)."""
+    with surroundings.hugepages(node=0, count=4):
+        ram = _hugetlb(_HUGE)
+        where = pages.zone(pages.frame(ram.address))
+        container = Container()
+        error = container.map(ram)
+        container.close()
+        _give_back(ram)
+    return {"errno": error, "zone": where}
+
+
 def _hugetlb(size: int) -> Memory:
     fd = os.memfd_create("pinwatch-lab", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
     os.ftruncate(fd, size)

@@ -57,14 +57,14 @@ def beyond_the_end() -> dict[str, Any]:
 def out_of_memory() -> dict[str, Any]:
     """A cgroup's limit is met while the pin faults the memory in, and nobody may be killed."""
     container = Container()
+    ram = memory.memfd(32 * MIB, populate=False)
     Path("/proc/self/oom_score_adj").write_text("-1000")
-    with surroundings.cgroup(memory_max=str(8 * MIB)):
-        ram = memory.memfd(32 * MIB, populate=False)
+    with surroundings.cgroup(memory_max=str(8 * MIB)) as group:
         error = container.map(ram)
-        present = sum(map(bool, memory.pfns(ram)))
-        container.close()
+        # First of all: at the limit, Python itself cannot go on.
         ram.view.madvise(mmap.MADV_REMOVE)
-    return {"errno": error, "pages_present": present, "pages": ram.size // PAGE}
+        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+    return {"errno": error, "oom": int(events["oom"]), "oom_kill": int(events["oom_kill"])}
 
 
 def poisoned() -> dict[str, Any]:

@@ -50,7 +50,7 @@ def wait_until(ready: Callable[[], bool], what: str) -> float:
 
 
 @contextmanager
-def cgroup(**limits: str) -> Iterator[None]:
+def cgroup(**limits: str) -> Iterator[Path]:
     """This process in a cgroup of its own; `cpuset_mems="1"` writes cpuset.mems."""
     if not (_CGROUPS / "cgroup.controllers").exists():
         subprocess.run(["mount", "-t", "cgroup2", "none", str(_CGROUPS)], check=True)
@@ -63,7 +63,7 @@ def cgroup(**limits: str) -> Iterator[None]:
         for name, value in settings.items():
             (group / name).write_text(value)
         (group / "cgroup.procs").write_text(str(os.getpid()))
-        yield
+        yield group
     finally:
         (_CGROUPS / "cgroup.procs").write_text(str(os.getpid()))
         group.rmdir()
