@@ -171,10 +171,12 @@ def no_hugetlb_destination() -> dict[str, Any]:
     return {"errno": error, "zone": where, "errno_afterwards": afterwards}
 
 
-def in_mlock_batch(times: int = 100) -> dict[str, Any]:
+def in_mlock_batch(times: int = 30) -> dict[str, Any]:
     """Another process on the other CPU locks and unlocks the memory all the time, which parks its
     pages in that CPU's batches.  The kernel drains them first, so this is a race."""
-    size = 16 * PAGE
+    size = (
+        _HUGE  # one VFIO chunk: the drain comes before its first page, and a while before the last
+    )
     container = Container()
     ram = memory.memfd(size)
     here, there = sorted(os.sched_getaffinity(0))[:2]

@@ -305,11 +305,11 @@ def _stacks(pid: int) -> str:
 def run_all(names: list[str], *, with_witness: bool) -> int:
     """Each cause that this kernel can have; how many gave another errno than expected."""
     kernel, wrong = running_kernel(), 0
+    vfio.load_modules()  # before the probes: they are in it
     with witness.probes(wanted=with_witness) as probes:
         for cause in [CAUSES[name] for name in names] if names else _ALL:
             if kernel not in cause.kernels:
                 continue
-            witness.clear(probes)
             result = run_apart(cause.name)
             if probes and "pid" in result:
                 result["witness"] = witness.counts(probes, result["pid"])

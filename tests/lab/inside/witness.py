@@ -20,7 +20,7 @@ _TRACING = Path("/sys/kernel/tracing")
 _PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
     "longterm": ("s64", ("__gup_longterm_locked",)),
     "check_vma": ("s32", ("check_vma_flags",)),
-    "isolate": ("s32", ("folio_isolate_lru",)),
+    "isolate": ("u8", ("folio_isolate_lru",)),  # 6.1: 0 or -EBUSY, which is 240; later: a truth
     "destination": ("x64", ("alloc_migration_target",)),
     "move": ("s32", ("move_to_new_folio",)),
     "move_hugetlb": ("s32", ("migrate_huge_page_move_mapping",)),
@@ -30,7 +30,8 @@ _PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "release": ("u8", ("filemap_release_folio",)),
     "migrate": ("s32", ("migrate_pages",)),
-    "account": ("s32", ("vfio_lock_acct", "__io_account_mem")),
+    "account": ("s32", ("mm_lock_acct", "vfio_lock_acct")),
+    "account_io_uring": ("s32", ("__io_account_mem",)),
 }
 
 Counts = dict[str, dict[str, int]]
@@ -49,8 +50,9 @@ def probes(*, wanted: bool) -> Iterator[list[str]]:
         yield names
     finally:
         for name in names:
-            (_event(name) / "trigger").write_text("!hist:keys=common_pid,ret")
-            _define(f"-:lab/{name}")
+            with contextlib.suppress(OSError):
+                (_event(name) / "trigger").write_text("!hist:keys=common_pid,ret")
+                _define(f"-:lab/{name}")
 
 
 def _set(name: str, kind: str, symbols: tuple[str, ...]) -> bool:
@@ -73,11 +75,6 @@ def _define(line: str) -> None:
 
 def _event(name: str) -> Path:
     return _TRACING / "events/lab" / name
-
-
-def clear(names: list[str]) -> None:
-    for name in names:
-        (_event(name) / "trigger").write_text("hist:keys=common_pid,ret:clear")
 
 
 def counts(names: list[str], pid: int) -> Counts:
