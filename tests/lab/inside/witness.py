@@ -98,6 +98,8 @@ def _readable(value: str, kind: str) -> str:
     if kind == "x64":
         return "NULL" if int(value, 16) == 0 else "some"
     number = int(value)
+    if number >> 63:  # histograms print keys without their sign
+        number -= 1 << 64
     if kind == "s64" and number > 0:
         return "pages"
     return os.strerror(-number) if number < 0 else str(number)
