@@ -109,7 +109,7 @@ def hugetlb_by_pipe() -> dict[str, Any]:
         reader = memory.hold_in_pipe(ram, 0)
         container = Container()
         error = container.map(ram)
-        os.close(reader)
+        os.read(reader, PAGE)
         afterwards = container.map(ram)
         moved_to = pages.zone(pages.frame(ram.address))
         container.close()
@@ -172,21 +172,21 @@ def no_hugetlb_destination() -> dict[str, Any]:
 
 
 def in_mlock_batch(times: int = 30) -> dict[str, Any]:
-    """Another process on the other CPU locks and unlocks the memory all the time, which parks its
-    pages in that CPU's batches.  The kernel drains them first, so this is a race."""
-    size = (
-        _HUGE  # one VFIO chunk: the drain comes before its first page, and a while before the last
-    )
+    """Another process on the other CPU locks and unlocks the last pages all the time, which parks
+    them in that CPU's batch.  The kernel drains the batches first, so this is a race: the pages
+    must be parked again while those before them are being unmapped."""
     container = Container()
-    ram = memory.memfd(size)
+    ram = memory.memfd(_HUGE)  # what VFIO pins at a time
+    size = 10 * PAGE  # too few to fill a batch: then it would be flushed
+    last = ram.address + ram.size - size
     here, there = sorted(os.sched_getaffinity(0))[:2]
 
     def lock_and_unlock() -> None:
         os.sched_setaffinity(0, {there})
         while True:
-            syscalls.mlock_on_fault(ram.address, size)
-            syscalls.read_pages(ram.address, size)
-            syscalls.munlock(ram.address, size)
+            syscalls.mlock_on_fault(last, size)
+            syscalls.read_pages(last, size)
+            syscalls.munlock(last, size)
 
     errors: dict[int, int] = {}
     movable = 0
@@ -194,12 +194,12 @@ def in_mlock_batch(times: int = 30) -> dict[str, Any]:
         os.sched_setaffinity(0, {here})
         for _ in range(times):
             ram.view.madvise(mmap.MADV_REMOVE)
-            syscalls.touch(ram.address, size)
-            movable += "Movable" in pages.zone(pages.frame(ram.address))
+            syscalls.touch(ram.address, ram.size)
+            movable += "Movable" in pages.zone(pages.frame(last))
             error = container.map(ram)
             errors[error] = errors.get(error, 0) + 1
             if not error:
-                container.unmap(size)
+                container.unmap(ram.size)
     return {
         "errno": max(errors),
         "times": times,

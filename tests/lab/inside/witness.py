@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TRACING = Path("/sys/kernel/tracing")
-# The first name that the kernel has; "x64" where only null or not matters.
+_IS_POINTER = "b1@63/64"  # the top bit: a histogram of pointers would soon be full
+# The first name that the kernel has.
 _PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
     "longterm": ("s64", ("__gup_longterm_locked",)),
     "check_vma": ("s32", ("check_vma_flags",)),
     "isolate": ("u8", ("folio_isolate_lru",)),  # 6.1: 0 or -EBUSY, which is 240; later: a truth
-    "destination": ("x64", ("alloc_migration_target",)),
+    "destination": (_IS_POINTER, ("alloc_migration_target",)),
     "move": ("s32", ("move_to_new_folio",)),
     "move_hugetlb": ("s32", ("migrate_huge_page_move_mapping",)),
     "split": (
@@ -95,9 +96,9 @@ def _read(name: str, pid: int) -> dict[str, int]:
 
 
 def _readable(value: str, kind: str) -> str:
-    if kind == "x64":
-        return "NULL" if int(value, 16) == 0 else "some"
-    number = int(value)
+    number = int(value, 0)
+    if kind == _IS_POINTER:
+        return "some" if number else "NULL"
     if number >> 63:  # histograms print keys without their sign
         number -= 1 << 64
     if kind == "s64" and number > 0:
