@@ -100,33 +100,41 @@ def isolation_livelock() -> dict[str, Any]:
 def interrupted() -> dict[str, Any]:
     """The same, but the pinning process is killed while it spins.  EINTR is what the kernel gave
     it; nobody was left to see that, so here is what its parent saw."""
-    go = os.pipe()
+    ready, go = os.pipe(), os.pipe()
     with _under_writeback(write_ms=20_000) as written:
 
         def pin() -> None:
             container = Container()
             # Mapped here before it is isolated: a fault would wait for the page's lock instead.
             syscalls.read_pages(written.address, PAGE)
+            os.write(ready[1], b"x")
             os.read(go[0], 1)
             container.map_range(written.address, PAGE, write=False)
 
-        with beside(pin) as pinning, _isolated_by_another(written):
-            os.write(go[1], b"x")
-            wait_until(lambda: pages.cpu_seconds(pinning) > 2, "the pin to spin")
-            isolated, syscall = not written.on_lru(), pages.syscall_of(pinning)
-            began = time.monotonic()
-            os.kill(pinning, signal.SIGKILL)
-            _, status, usage = os.wait4(pinning, 0)
-            return {
-                "errno": errno.EINTR,
-                "pid": pinning,
-                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                "kernel_cpu_s": usage.ru_stime,
-                "isolated": isolated,
-                "syscall": syscall,
-                "died_after_s": time.monotonic() - began,
-                "still_under_writeback": written.under_writeback(),
-            }
+        with beside(pin) as pinning:
+            os.read(ready[0], 1)
+            with _isolated_by_another(written):
+                os.write(go[1], b"x")
+                return _killed_while_spinning(pinning, written)
+
+
+def _killed_while_spinning(pinning: int, written: Written) -> dict[str, Any]:
+    idle = pages.cpu_seconds(pinning)
+    wait_until(lambda: pages.cpu_seconds(pinning) - idle > 3, "the pin to spin")
+    isolated, syscall = not written.on_lru(), pages.syscall_of(pinning)
+    began = time.monotonic()
+    os.kill(pinning, signal.SIGKILL)
+    _, status, usage = os.wait4(pinning, 0)
+    return {
+        "errno": errno.EINTR,
+        "pid": pinning,
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+        "kernel_cpu_s": usage.ru_stime,
+        "isolated": isolated,
+        "syscall": syscall,
+        "died_after_s": time.monotonic() - began,
+        "still_under_writeback": written.under_writeback(),
+    }
 
 
 def journal_buffers() -> dict[str, Any]:
@@ -159,23 +167,35 @@ def split_under_writeback() -> dict[str, Any]:
     return {"errno": error, "zone": where, "large_folio": large, "under_writeback": writeback}
 
 
-def dirty_without_migrate_op() -> dict[str, Any]:
-    """A dirty page of a file system that cannot migrate pages itself (minix): written first."""
+def dirty_on_minix() -> dict[str, Any]:
+    """A dirty page of a file system that cannot migrate pages itself: it is written first."""
+    return _dirty_without_migrate_op("minix")
+
+
+def dirty_on_nilfs2() -> dict[str, Any]:
+    """The same, but this one only notes that the page is to be written, and keeps it dirty."""
+    return _dirty_without_migrate_op("nilfs2")
+
+
+def _dirty_without_migrate_op(kind: str) -> dict[str, Any]:
     container = Container()
     with (
-        slow.file_system(kind="minix") as (disk, directory),
+        slow.file_system(kind=kind) as (disk, directory),
         slow.mapped_file(directory, PAGE) as (fd, address),
     ):
         os.pwrite(fd, b"b" * PAGE, 0)
         pfn = pages.frame(address)
         where, dirty, writes = pages.zone(pfn), bool(pages.flags(pfn) & pages.DIRTY), disk.writes()
         error = container.map_range(address, PAGE, write=False)
-        moved_to = pages.zone(pages.frame(address))
-        writes = disk.writes() - writes
+        moved_to, writes = pages.zone(pages.frame(address)), disk.writes() - writes
         container.close()
     return {
-        "errno": error, "zone": where, "dirty": dirty, "moved_to": moved_to, "writes": writes,
-    }  # fmt: skip
+        "errno": error,
+        "zone": where,
+        "dirty": dirty,
+        "moved_to": moved_to,
+        "writes": writes,
+    }
 
 
 def writable_file() -> dict[str, Any]:

@@ -150,9 +150,18 @@ _ALL = (
         name="no_migrate_op",
         reason="no_migrate_op",
         errno="0",
-        run=cause_files.dirty_without_migrate_op,
+        run=cause_files.dirty_on_minix,
         kernels=("6.1",),
         why_not="minix has the operation",
+    ),
+    Cause(
+        name="no_migrate_op-nilfs2",
+        reason="no_migrate_op",
+        errno="ENOMEM",
+        run=cause_files.dirty_on_nilfs2,
+        kernels=("6.1", "6.12"),
+        why_not="all but afs and compressed ntfs have it, and those cannot be mapped dirty",
+        needs="nilfs-tools",
     ),
     Cause(
         name="vma_absent",
@@ -251,6 +260,16 @@ _ALL = (
         run=cause_refusals.misaligned,
     ),
 )
+
+# Reasons for which nothing here is sure to work, and why.
+WITHOUT_RECIPE = {
+    "writeback_busy": "synchronous passes wait for writeback: slow (slow-writeback), no failure",
+    "folio_lock_contended": "synchronous passes wait for the lock; who holds it for long has "
+    "isolated the page as well, so the pin spins before it comes to the lock",
+    "split_subpage_failed": "a reference must come in the microseconds between a split and the "
+    "one pass over its pages, in a kernel zone that has small blocks and no huge ones",
+    "extra_ref_gone": "a reference that lasts microseconds, and a pass that meets it last",
+}
 
 CAUSES: dict[str, Cause] = {cause.name: cause for cause in _ALL}
 

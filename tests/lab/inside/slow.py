@@ -17,7 +17,7 @@ from tests.lab.inside import syscalls
 _NAME = "pinwatch-slow"
 _FILE = Path("/dev/shm/pinwatch-slow.img")
 _MOUNT = Path("/run/pinwatch-slow")
-_SIZE = 64 << 20
+_SIZE = 256 << 20  # sparse; nilfs2 wants as much
 
 
 def _run(*command: str) -> str:
@@ -79,7 +79,7 @@ def file_system(
         of_ext4 = ("-q", "-b", "4096", "-O", features) if kind == "ext4" else ()
         _run(f"mkfs.{kind}", *of_ext4, disk.path)
         _MOUNT.mkdir(exist_ok=True)
-        _run("mount", "-t", kind, "-o", options, disk.path, str(_MOUNT))
+        _run("mount", "-i", "-t", kind, "-o", options, disk.path, str(_MOUNT))
         try:
             yield disk, _MOUNT
         finally:
