@@ -316,8 +316,13 @@ def run_apart(name: str) -> dict[str, Any]:
 
 
 def _stacks(pid: int) -> str:
+    """Where a process and its children are in the kernel."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stack").read_text()
+        process = Path(f"/proc/{pid}")
+        command = (process / "cmdline").read_text().replace("\0", " ")
+        children = (process / f"task/{pid}/children").read_text().split()
+        below = "".join(_stacks(int(child)) for child in children)
+        return f"{pid} {command}\n{(process / 'stack').read_text()}{below}"
     return "gone"
 
 
