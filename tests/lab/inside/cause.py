@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KERNELS = ("6.1", "6.12", "7.2")
-ENOTHING = "0"  # the pin works; it is slow, or it spins first
 
 Run = Callable[[], dict[str, Any]]
 

@@ -7,6 +7,7 @@ read in time.  Independent of pinwatch, which must come to the same result by it
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -103,4 +104,4 @@ def _readable(value: str, kind: str) -> str:
         number -= 1 << 64
     if kind == "s64" and number > 0:
         return "pages"
-    return os.strerror(-number) if number < 0 else str(number)
+    return errno.errorcode.get(-number, str(number)) if number < 0 else str(number)
