@@ -172,38 +172,40 @@ def no_hugetlb_destination() -> dict[str, Any]:
 
 
 def in_mlock_batch(times: int = 30) -> dict[str, Any]:
-    """Another process on the other CPU locks and unlocks the last pages all the time, which parks
-    them in that CPU's batch.  The kernel drains the batches first, so this is a race: the pages
-    must be parked again while those before them are being unmapped."""
+    """Another process on the other CPU has the last pages locked on fault (mlock2) and faults them
+    in all the time, which parks them in that CPU's batch.  The kernel drains the batches when it
+    comes to the first page, so this is a race: they must be parked again until the last one.
+    (mlock and munlock do not do: they drain their own CPU before they return.)"""
     container = Container()
     ram = memory.memfd(_HUGE)  # what VFIO pins at a time
     size = 10 * PAGE  # too few to fill a batch: then it would be flushed
     last = ram.address + ram.size - size
     here, there = sorted(os.sched_getaffinity(0))[:2]
 
-    def lock_and_unlock() -> None:
+    def fault_again_and_again() -> None:
         os.sched_setaffinity(0, {there})
+        syscalls.mlock_on_fault(last, size)
         while True:
-            syscalls.mlock_on_fault(last, size)
+            syscalls.advise(last, size, syscalls.MADV_DONTNEED_LOCKED)
             syscalls.read_pages(last, size)
-            syscalls.munlock(last, size)
 
     errors: dict[int, int] = {}
-    movable = 0
-    with beside(lock_and_unlock):
+    with beside(fault_again_and_again) as pid:
         os.sched_setaffinity(0, {here})
         for _ in range(times):
             ram.view.madvise(mmap.MADV_REMOVE)
             syscalls.touch(ram.address, ram.size)
-            movable += "Movable" in pages.zone(pages.frame(last))
+            where = pages.zone(pages.frame(last))
             error = container.map(ram)
             errors[error] = errors.get(error, 0) + 1
             if not error:
                 container.unmap(ram.size)
+        cpu = pages.cpu_seconds(pid)
     return {
         "errno": max(errors),
         "times": times,
         "failed": times - errors.get(0, 0),
         "errors": errors,
-        "movable": movable,
+        "zone": where,
+        "other_cpu_s": cpu,
     }

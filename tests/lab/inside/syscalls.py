@@ -13,7 +13,7 @@ import signal
 import struct
 
 PROT_READ, PROT_READ_WRITE = 1, 3
-MADV_NOHUGEPAGE, MADV_HWPOISON = 15, 100
+MADV_NOHUGEPAGE, MADV_DONTNEED_LOCKED, MADV_HWPOISON = 15, 24, 100
 
 _PROCESS_VM_READV, _USERFAULTFD, _MLOCK2, _MOVE_PAGES, _MEMFD_SECRET = 310, 323, 325, 279, 447
 _IO_URING_SETUP, _IO_URING_REGISTER = 425, 427
@@ -27,7 +27,6 @@ _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
 )  # fmt: skip
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_libc.munlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_uint)
 
@@ -78,10 +77,6 @@ def read_pages(address: int, size: int) -> None:
 
 def mlock_on_fault(address: int, size: int) -> None:
     _syscall("mlock2", _MLOCK2, address, size, 1)
-
-
-def munlock(address: int, size: int) -> None:
-    _check(_libc.munlock(address, size), "munlock")
 
 
 def memfd_secret() -> int:
