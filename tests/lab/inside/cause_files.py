@@ -218,7 +218,7 @@ def direct_access() -> dict[str, Any]:
     mount = Path("/run/pinwatch-dax")
     mount.mkdir(exist_ok=True)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", "/dev/pmem0"], check=True)
-    subprocess.run(["mount", "-t", "ext4", "-o", "dax", "/dev/pmem0", str(mount)], check=True)
+    syscalls.mount("/dev/pmem0", mount, "ext4", "dax")
     container = Container()
     try:
         with slow.mapped_file(mount, PAGE) as (_, address):
@@ -226,7 +226,7 @@ def direct_access() -> dict[str, Any]:
             container.close()
         return {"errno": error, "mount": _mount_options(mount)}
     finally:
-        subprocess.run(["umount", str(mount)], check=True)
+        syscalls.unmount(mount)
 
 
 def _mount_options(mount: Path) -> str:

@@ -57,14 +57,29 @@ def beyond_the_end() -> dict[str, Any]:
 def out_of_memory() -> dict[str, Any]:
     """A cgroup's limit is met while the pin faults the memory in, and nobody may be killed."""
     container = Container()
-    ram = memory.memfd(32 * MIB, populate=False)
+    ram = memory.memfd(3 * MIB // 2, populate=False)
+    # Since 6.12 the IOMMU's page tables are charged as well: here they exist already.
+    container.map(memory.memfd(PAGE), iova=(16 << 20))
     Path("/proc/self/oom_score_adj").write_text("-1000")
-    with surroundings.cgroup(memory_max=str(8 * MIB)) as group:
-        error = container.map(ram)
+    with surroundings.cgroup(memory_max=str(MIB)) as group:
+        error = container.map(ram, iova=(16 << 20) + PAGE)
         # First of all: at the limit, Python itself cannot go on.
         ram.view.madvise(mmap.MADV_REMOVE)
-        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
-    return {"errno": error, "oom": int(events["oom"]), "oom_kill": int(events["oom_kill"])}
+        events = surroundings.memory_events(group)
+    return {"errno": error, **events}
+
+
+def out_of_page_tables() -> dict[str, Any]:
+    """The limit is met by the IOMMU's page tables, one for each 2 MiB that have a page in them."""
+    container, ram = Container(), memory.memfd(PAGE)
+    Path("/proc/self/oom_score_adj").write_text("-1000")
+    with surroundings.cgroup(memory_max=str(MIB // 2)) as group:
+        for mapped in range(1024):
+            if error := container.map(ram, iova=(mapped + 1) << 21):
+                break
+        container.close()
+        events = surroundings.memory_events(group)
+    return {"errno": error, "mapped": mapped, **events}
 
 
 def poisoned() -> dict[str, Any]:

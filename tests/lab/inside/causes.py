@@ -217,6 +217,14 @@ _ALL = (
         run=cause_refusals.out_of_memory,
     ),
     Cause(
+        name="iommu_map_failed",
+        reason="iommu_map_failed",
+        errno="ENOMEM",
+        run=cause_refusals.out_of_page_tables,
+        kernels=_SINCE_6_12,
+        why_not="6.1 charges no cgroup for the IOMMU's page tables",
+    ),
+    Cause(
         name="hwpoison",
         reason="hwpoison",
         errno="EFAULT",
@@ -277,7 +285,8 @@ CAUSES: dict[str, Cause] = {cause.name: cause for cause in _ALL}
 def run_one(name: str) -> dict[str, Any]:
     """The cause in this very process."""
     cause = CAUSES[name]
-    vfio.load_modules()
+    if not Path("/sys/module/vfio_iommu_type1").exists():
+        vfio.load_modules()
     before = _vmstat()
     began = time.monotonic()
     result = cause.run()

@@ -69,6 +69,13 @@ def cgroup(**limits: str) -> Iterator[Path]:
         group.rmdir()
 
 
+def memory_events(group: Path) -> dict[str, int]:
+    """How often the cgroup was at its limit, and whether anybody was killed for it."""
+    lines = (group / "memory.events").read_text().splitlines()
+    counts = {name: int(value) for name, value in map(str.split, lines)}
+    return {name: counts[name] for name in ("oom", "oom_kill")}
+
+
 @contextmanager
 def setting(path: str | Path, value: str) -> Iterator[None]:
     """A file of /proc or /sys with another value until the block ends."""

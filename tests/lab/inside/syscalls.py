@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import struct
+from pathlib import Path
 
 PROT_READ, PROT_READ_WRITE = 1, 3
 MADV_NOHUGEPAGE, MADV_DONTNEED_LOCKED, MADV_HWPOISON = 15, 24, 100
@@ -28,6 +29,9 @@ _libc.mmap.argtypes = (
 )  # fmt: skip
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mount.argtypes = (
+    ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p,
+)  # fmt: skip
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_uint)
 
 
@@ -99,6 +103,15 @@ def move_page(address: int, node: int) -> int:
     status = ctypes.create_string_buffer(4)
     _syscall("move_pages", _MOVE_PAGES, 0, 1, pages, nodes, status, _MPOL_MF_MOVE_ALL)
     return int(struct.unpack("i", status.raw[:4])[0])
+
+
+def mount(device: str, directory: Path, kind: str, options: str) -> None:
+    words = (device.encode(), bytes(directory), kind.encode(), 0, options.encode())
+    _check(_libc.mount(*words), f"mount of {kind}")
+
+
+def unmount(directory: Path, *, lazily: bool = False) -> None:
+    _check(_libc.umount2(bytes(directory), 2 if lazily else 0), f"umount of {directory}")
 
 
 def missing_page() -> int:

@@ -33,6 +33,7 @@ _PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
     "release": ("u8", ("filemap_release_folio",)),
     "migrate": ("s32", ("migrate_pages",)),
     "account": ("s32", ("mm_lock_acct", "vfio_lock_acct")),
+    "iommu_map": ("s32", ("iommu_map",)),
     "account_io_uring": ("s32", ("__io_account_mem",)),
 }
 
