@@ -80,7 +80,10 @@ def _isolated_by_another(written: Written) -> Iterator[None]:
 
     with beside(move):
         wait_until(lambda: not written.on_lru(), "the page to be isolated")
-        yield
+        try:
+            yield
+        finally:
+            written.disk.delay()  # or the child, though killed, waits for its end
 
 
 def isolation_livelock() -> dict[str, Any]:
