@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,23 @@ class Written:
 
 
 @contextmanager
-def _under_writeback(write_ms: int, size: int = PAGE) -> Iterator[Written]:
+def _under_writeback(
+    write_ms: int, size: int = PAGE, confined: AbstractContextManager[object] | None = None
+) -> Iterator[Written]:
     with (
         slow.file_system() as (disk, directory),
         slow.mapped_file(directory, size) as (fd, address),
+        confined or nullcontext(),
     ):
         disk.delay(write_ms=write_ms)
         os.pwrite(fd, b"b" * size, 0)
         syscalls.start_writeback(fd)
         written = Written(disk, address, pages.frame(address))
         wait_until(written.under_writeback, "writeback to begin")
-        yield written
+        try:
+            yield written
+        finally:
+            disk.delay()
 
 
 def slow_writeback() -> dict[str, Any]:
@@ -160,12 +166,12 @@ def split_under_writeback() -> dict[str, Any]:
     """A large folio of ext4 that must be split, as no destination of its size is to be had (node 1
     is all Movable), and cannot, as it is being written."""
     container = Container()
-    with _under_writeback(write_ms=20_000, size=2 * MIB) as written:
+    # It begins in there: a process that enters brings its memory along, and waits for its disk.
+    node_1 = surroundings.cgroup(cpuset_mems="1")
+    with _under_writeback(write_ms=20_000, size=2 * MIB, confined=node_1) as written:
+        error = container.map_range(written.address, 2 * MIB, write=False)
+        writeback, where = written.under_writeback(), pages.zone(written.pfn)
         large = bool(pages.flags(pages.frame(written.address + PAGE)) & pages.COMPOUND_TAIL)
-        where = pages.zone(written.pfn)
-        with surroundings.cgroup(cpuset_mems="1"):
-            error = container.map_range(written.address, 2 * MIB, write=False)
-        writeback = written.under_writeback()
         container.close()
     return {"errno": error, "zone": where, "large_folio": large, "under_writeback": writeback}
 
