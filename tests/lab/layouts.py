@@ -18,7 +18,12 @@ LAYOUTS = {
     "plain": Layout(
         name="plain",
         memory="3G",
-        kernel_args=("movablecore=1536M", "memhp_default_state=online_movable"),
+        kernel_args=(
+            "movablecore=1536M",
+            "memhp_default_state=online_movable",
+            "secretmem.enable=1",  # off by default up to 6.4
+            "memmap=64M!4G",  # /dev/pmem0
+        ),
         qemu_args=_MOVABLE_NODE,
     ),
     "faults": Layout(name="faults", memory="2G", kernel_args=("movablecore=1G",)),
