@@ -2,7 +2,7 @@
 
 Each maps 8 MiB of fresh memory out of ZONE_MOVABLE, once as a VMM would and once with one page of
 it in an unread pipe, and says as one JSON line what the caller got and what the kernel counted
-around that one call.
+around that one call; and, when it worked, how many pins went when the memory was unmapped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ HELD = 5 << 20
 WITNESSES = ("pgmigrate_success", "pgmigrate_fail", "nr_foll_pin_acquired", "nr_foll_pin_released")
 
 Result = dict[str, Any]
-Call = Callable[[], int]
-"""The one call that pins; 0 or a positive errno."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The one call that pins and the one that lets go; each gives 0 or a positive errno."""
+
+    pin: Callable[[], int]
+    unpin: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +43,60 @@ class Source:
     fails: Callable[[], Result]
 
 
-def _iommufd_map(ram: Memory) -> Call:
+def _iommufd_map(ram: Memory) -> Calls:
     """The device is there when memory is mapped: the map pins."""
     iommufd.load_modules()
     space = iommufd.AddressSpace()
     device = iommufd.Device(space)
     if error := device.attach(space):
         raise OSError(error, "attach to an empty address space")
-    return lambda: space.map(ram)
+    return Calls(partial(space.map, ram), partial(space.unmap, ram.size))
 
 
-def _iommufd_attach(ram: Memory) -> Call:
+def _iommufd_attach(ram: Memory) -> Calls:
     """Memory is mapped when the device comes: the attach pins."""
     iommufd.load_modules()
     space = iommufd.AddressSpace()
     device = iommufd.Device(space)
     if error := space.map(ram):
         raise OSError(error, "map without a device")
-    return lambda: device.attach(space)
+    return Calls(partial(device.attach, space), partial(space.unmap, ram.size))
 
 
-def _vhost_vdpa(ram: Memory) -> Call:
+def _vhost_vdpa(ram: Memory) -> Calls:
     vhost_vdpa.load_modules()
     device = vhost_vdpa.VhostVdpa()
-    return lambda: device.map(ram)
+    return Calls(partial(device.map, ram), partial(device.unmap, ram.size))
 
 
-def _observe(prepare: Callable[[Memory], Call], *, held: bool) -> Result:
+def _observe(prepare: Callable[[Memory], Calls], *, held: bool) -> Result:
     ram = memory.memfd(SIZE)
     if held:
         memory.hold_in_pipe(ram, HELD)
-    call = prepare(ram)
+    calls = prepare(ram)
     movable, before = _in_movable(ram), _counters()
-    error = call()
+    error = calls.pin()
     after = _counters()
-    return {
+    result = {
         "errno": error,
         "pages": SIZE // PAGE,
         "in_movable": {"before": movable, "after": _in_movable(ram)},
-        "vmstat": {name: after[name] - before[name] for name in WITNESSES},
+        "vmstat": _grown(before, after),
     }
+    return result if error else {**result, "unpinned": _unpin(calls)}
+
+
+def _unpin(calls: Calls) -> int:
+    """How many more pins were released than taken while the memory was unmapped."""
+    before = _counters()
+    if error := calls.unpin():
+        raise OSError(error, "unmap")
+    grown = _grown(before, _counters())
+    return grown["nr_foll_pin_released"] - grown["nr_foll_pin_acquired"]
+
+
+def _grown(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: after[name] - before[name] for name in WITNESSES}
 
 
 def _in_movable(ram: Memory) -> int:
@@ -91,7 +111,7 @@ def _counters() -> dict[str, int]:
     return {name: int(value) for name, value in pairs}
 
 
-def _source(name: str, label: str, prepare: Callable[[Memory], Call]) -> Source:
+def _source(name: str, label: str, prepare: Callable[[Memory], Calls]) -> Source:
     ok, fails = partial(_observe, prepare, held=False), partial(_observe, prepare, held=True)
     return Source(name=name, label=label, ok=ok, fails=fails)
 
