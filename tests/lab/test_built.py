@@ -63,8 +63,8 @@ def test_one_held_page_is_enough_to_fail(lab: Lab, source: str) -> None:
     assert left == migrated < PAGES, as_json(result)
     assert result["vmstat"]["pgmigrate_fail"] == 1, as_json(result)
     if source == "vhost_vdpa":
-        # 6.12 forgets the last run of frames that it pinned but had not mapped yet: vhost_vdpa_pa_map
-        # unpins them only if no run ended since.  Seen: one page.
+        # vhost_vdpa_pa_map (6.12) forgets frames that it pinned but had not mapped yet, when they
+        # follow a gap in the last portion that it got.  Seen: one page.
         assert 0 <= pins_kept(result) < PAGE // 8, as_json(result)
     else:
         assert pins_kept(result) == 0, as_json(result)
