@@ -303,6 +303,7 @@ EXIT(check_vma)
 {
 	u32 tid = current_tid();
 	s32 rc = RC(check_vma);
+	struct vm_area_struct *area;
 	struct pw_frame *frame;
 
 	if (!in_longterm_pin())
@@ -310,9 +311,11 @@ EXIT(check_vma)
 	frame = frames.lookup(&tid);
 	if (!frame || !frame->gup_open)
 		return 0;
+	area = (void *)plain(ARG(check_vma, 0));
 	frame->gup_loops++;
+	frame->vma_flags = KREAD(area, vm_flags);
 	if (rc)
-		refused_vma(frame, (void *)plain(ARG(check_vma, 0)), rc);
+		refused_vma(frame, area, rc);
 	return 0;
 }
 #endif

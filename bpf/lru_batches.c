@@ -17,7 +17,16 @@ struct lru_batch {	/* struct folio_batch, struct pagevec before v6.4 */
 BPF_ARRAY(lru_batches, u64, NR_LRU_BATCHES);	/* per-CPU symbols; user space writes them */
 BPF_PERCPU_ARRAY(lru_batch_copy, struct lru_batch, 1);
 
-/* No branch for each entry: the verifier would follow them all. */
+/* 1 when x is 0, without a branch: the verifier would follow both sides for each entry. The empty
+ * asm keeps the compiler from making a comparison of it. */
+static __always_inline u32 is_zero(u64 x)
+{
+	u64 minus = -x;
+
+	asm volatile("" : "+r"(minus));
+	return ~((x | minus) >> 63) & 1;
+}
+
 static __always_inline bool is_in_batch(struct lru_batch *batch, u64 folio)
 {
 	u32 hits = 0, i;
@@ -25,7 +34,7 @@ static __always_inline bool is_in_batch(struct lru_batch *batch, u64 folio)
 #pragma unroll
 	for (i = 0; i < LRU_BATCH_SIZE; i++)
 		/* the low bits of an entry of an mlock batch are flags (mm/mlock.c) */
-		hits |= (u32)!((batch->entries[i] ^ folio) & ~3ULL) << i;
+		hits |= is_zero((batch->entries[i] ^ folio) & ~3ULL) << i;
 	return hits & ((1U << (batch->nr & 31)) - 1);
 }
 

@@ -202,6 +202,7 @@ struct pw_frame {
 	__u64 migrated;		/* base pages, migrate_reason longterm_pin only */
 	__u64 migrate_failed;
 	__u64 gup_pages;	/* asked for in the GUP call that is open, or was last */
+	__u64 vma_flags;	/* of the VMA that GUP looked up last */
 	__u64 wait_start_ns;
 	__u64 wait_ns[PW_WAIT_COUNT];
 	__u32 thp_migrated;

@@ -170,6 +170,7 @@ def _pin_ended(data: bytes, kernel: KernelFacts) -> PinEnded:
         split_errno=-failure.split_rc,
         loops=frame.max_loops,
         last_loops=frame.gup_loops,
+        last_vma_flags=frame.vma_flags,
         isolate_failed=frame.isolate_failed,
         in_place=frame.in_place,
         alloc_failed=failure.alloc_failed,

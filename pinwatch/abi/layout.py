@@ -242,6 +242,7 @@ class Frame(ct.Structure):
         ("migrated", ct.c_uint64),
         ("migrate_failed", ct.c_uint64),
         ("gup_pages", ct.c_uint64),
+        ("vma_flags", ct.c_uint64),
         ("wait_start_ns", ct.c_uint64),
         ("wait_ns", ct.c_uint64 * Wait.COUNT),
         ("thp_migrated", ct.c_uint32),

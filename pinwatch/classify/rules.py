@@ -23,7 +23,8 @@ from pinwatch.model.reason import FailureReason
 
 R = FailureReason
 
-VM_IO, VM_PFNMAP = 0x4000, 0x400  # include/linux/mm.h
+# include/linux/mm.h
+VM_WRITE, VM_SHARED, VM_PFNMAP, VM_IO, VM_HUGETLB = 0x2, 0x8, 0x400, 0x4000, 0x400000
 ERRNO_EREMOTEIO, ERRNO_EHWPOISON = 121, 133
 
 LIVELOCK_LOOPS = 64  # one or two are normal, a few are bad luck
@@ -76,9 +77,6 @@ def _vma_is(pin: PinEnded, flags: int) -> bool:
 
 def _vma_kind(pin: PinEnded, kind: MappingKind) -> bool:
     return _vma_refused(pin) and pin.vma is not None and pin.vma.kind is kind
-
-
-VM_READ, VM_WRITE, VM_SHARED = 0x1, 0x2, 0x8
 
 
 def _file_write_refused(pin: PinEnded) -> bool:
@@ -139,6 +137,10 @@ PIN_RULES = (
     ),
     PinRule(R.VMA_ABSENT, lambda pin: _gup_refused(pin, errno.EFAULT) and pin.last_loops == 0),
     PinRule(R.FAULT_SIGBUS, lambda pin: _gup_refused(pin, errno.EFAULT)),
+    PinRule(
+        R.HUGETLB_GRAB_REFUSED,
+        lambda pin: _gup_out_of_memory(pin) and bool(pin.last_vma_flags & VM_HUGETLB),
+    ),
     PinRule(R.REF_OVERFLOW, _gup_out_of_memory),
     PinRule(R.RLIMIT_MEMLOCK, _over_memlock),
     PinRule(R.BOOKKEEPING_NOMEM, lambda pin: _after_the_pin(pin) and pin.errno == errno.ENOMEM),

@@ -181,6 +181,7 @@ class PinEnded:
     isolate_failed: int
     in_place: int  # GUP calls that returned pages which may not be pinned
     last_loops: int  # VMAs looked up in the last GUP call
+    last_vma_flags: int  # vm_flags of the last of them
     alloc_failed: int  # allocations, other than destinations
     memcg_oom: int
     waits_ns: dict[Wait, int]

@@ -213,6 +213,14 @@ class FailureReason(StrEnum):
         "Retry.",
         "mm/migrate.c: unmap_and_move_huge_page, EBUSY",
     )
+    HUGETLB_GRAB_REFUSED = (
+        "hugetlb_grab_refused",
+        _LASTING,
+        "this kernel cannot pin a hugetlb page that lies in ZONE_MOVABLE or CMA at all: it refuses "
+        "it before it thinks of moving it",
+        "Reserve hugetlb pages at boot, outside CMA and ZONE_MOVABLE, or use a newer kernel.",
+        "mm/hugetlb.c before v6.5: follow_hugetlb_page, try_grab_folio",
+    )
     HUGETLB_UNSUPPORTED = (
         "hugetlb_unsupported",
         _LASTING,

@@ -26,6 +26,7 @@ LAYOUTS = {
         ),
         qemu_args=_MOVABLE_NODE,
     ),
+    "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     "faults": Layout(name="faults", memory="2G", kernel_args=("movablecore=1G",)),
     # All that is not movable lies below 768 MiB: small enough to be filled and fragmented.
     "fragmented": Layout(

@@ -146,6 +146,7 @@ PINS: list[tuple[dict[str, Any], FailureReason]] = [
     ({"memcg_oom": 1, **NO_MIGRATION}, R.FAULT_OOM),
     ({"alloc_failed": 1, **NO_MIGRATION}, R.FAULT_OOM),
     (NO_MIGRATION, R.REF_OVERFLOW),
+    ({"last_vma_flags": 0x400000, **NO_MIGRATION}, R.HUGETLB_GRAB_REFUSED),
     # io_uring behind pages that were pinned already: a migration failure all the same
     ({"errno": 14, "source": PinSource.IO_URING}, R.EXTRA_REF_PLAIN),
     ({"errno": 22, "gup_errno": 22, "vma": None}, R.UNKNOWN),
@@ -203,7 +204,7 @@ def names(found: list[HolderMatch]) -> list[tuple[Holder, Confidence]]:
 
 
 EXACT, OVERLAP, NO = Confidence.EXACT, Confidence.OVERLAP, Confidence.NO
-PINNED = {"refcount": 2 + 1024}
+PINNED: dict[str, Any] = {"refcount": 2 + 1024}
 
 
 def test_who_was_seen_at_the_mapping_is_exact_and_has_its_parent() -> None:
@@ -268,7 +269,7 @@ def test_a_pin_can_only_be_of_something_that_pins() -> None:
 def test_ksmd_looks_at_private_memory_only() -> None:
     ksmd = activity(holder=Holder.KSMD)
     assert names(match(ksmd, refcount=2)) == [(Holder.UNKNOWN, NO)]
-    private = {"kind": MappingKind.ANON, "cache_refs": 0, "refcount": 1}
+    private: dict[str, Any] = {"kind": MappingKind.ANON, "cache_refs": 0, "refcount": 1}
     assert names(match(ksmd, **private)) == [(Holder.KSMD, OVERLAP)]
 
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 from array import array
 from dataclasses import dataclass
+from pathlib import Path
 
 PAGE = 4096
 
@@ -63,6 +64,17 @@ def pfns(memory: Memory) -> list[int]:
         pagemap.seek(memory.address // PAGE * 8)
         entries = array("Q", pagemap.read(memory.size // PAGE * 8))
     return [entry & (1 << 55) - 1 if entry >> 63 else 0 for entry in entries]
+
+
+def zone_ranges(name: str) -> list[range]:
+    """The frames that the zones of that name span, holes and all (/proc/zoneinfo)."""
+    zones = re.split(r"^Node ", Path("/proc/zoneinfo").read_text(), flags=re.M)
+    found = (
+        (re.search(r"spanned +(\d+)", zone), re.search(r"start_pfn: +(\d+)", zone))
+        for zone in zones
+        if re.match(rf"\d+, zone +{name}\n", zone)
+    )
+    return [range(int(at[1]), int(at[1]) + int(size[1])) for size, at in found if size and at]
 
 
 def cma_range() -> range:
