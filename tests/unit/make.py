@@ -71,7 +71,8 @@ def pin(**changes: Any) -> PinEnded:
         "iova": 0, "length_bytes": 64 << 20, "pinned_pages": 8192, "gup_calls": 17, "rounds": 17,
         "migrated_pages": 8703, "failed_pages": 1, "thp_failed": 0, "thp_split": 0,
         "dst_failed": 0, "dst_order": 0, "split_failed": 0, "split_ok": 0, "split_errno": 0,
-        "loops": 2, "last_loops": 2, "last_vma_flags": 0xB, "isolate_failed": 0, "in_place": 0, "alloc_failed": 0,
+        "loops": 2, "last_loops": 2, "last_vma_flags": 0xB, "isolate_failed": 0, "in_place": 0,
+        "alloc_failed": 0,
         "memcg_oom": 0, "waits_ns": dict.fromkeys(Wait, 0), "vma": None, "activities": (),
         "stack": (), "folios": (folio(),), "folios_dropped": 0,
         "memlock": Memlock(
