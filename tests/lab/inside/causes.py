@@ -159,10 +159,9 @@ _ALL = (
         reason="no_migrate_op",
         errno="ENOMEM",
         run=cause_files.dirty_on_nilfs2,
-        kernels=("6.1", "6.12"),
-        why_not="all but afs and compressed ntfs have it, and those cannot be mapped dirty",
-        errno_on={"6.1": "0"},  # its passes wait for the one write; then the page is clean
-        needs="nilfs-tools; a race with its segment writer",
+        kernels=("6.12",),
+        why_not="6.1: a race with its segment writer; 7.2: all that can be mapped dirty has it",
+        needs="nilfs-tools",
     ),
     Cause(
         name="vma_absent",
