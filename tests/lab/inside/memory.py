@@ -15,7 +15,9 @@ PAGE = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
+    """struct iovec of uio(3)."""
+
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
@@ -51,7 +53,7 @@ def memfd(size: int, *, populate: bool = True) -> Memory:
 def hold_in_pipe(memory: Memory, offset: int) -> int:
     """Put one page into a pipe that nobody reads: a plain reference (vmsplice(2)). Its read end."""
     reader, writer = os.pipe()
-    iovec = _Iovec(memory.address + offset, PAGE)
+    iovec = Iovec(memory.address + offset, PAGE)
     if _libc.vmsplice(writer, ctypes.byref(iovec), 1, 0) != PAGE:
         raise OSError(ctypes.get_errno(), "vmsplice")
     return reader
