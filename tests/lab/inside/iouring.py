@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from tests.lab.inside.memory import Iovec
+from tests.lab.inside.memory import Iovec, Memory
 
 _SETUP, _REGISTER = 425, 427
 _REGISTER_BUFFERS, _UNREGISTER_BUFFERS = 0, 1
@@ -26,6 +26,10 @@ class Ring:
         self._fd = int(_libc.syscall(_SETUP, 4, parameters))
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "io_uring_setup")
+
+    def pin(self, memory: Memory) -> int:
+        """Register all of it as one buffer; 0 or a positive errno."""
+        return self.register([(memory.address, memory.size)])
 
     def register(self, buffers: list[tuple[int, int]]) -> int:
         """IORING_REGISTER_BUFFERS of (address, length) each; 0 or a positive errno."""

@@ -9,6 +9,7 @@ import re
 import subprocess
 from array import array
 from dataclasses import dataclass
+from pathlib import Path
 
 PAGE = 4096
 
@@ -44,8 +45,8 @@ def map_fd(fd: int, size: int, *, populate: bool = True) -> Memory:
 
 
 def memfd(size: int, *, populate: bool = True) -> Memory:
-    """A memfd of base pages, or of huge pages where shmem_enabled says so."""
-    fd = os.memfd_create("pinwatch-lab")
+    """A memfd of base pages, or of huge pages where shmem_enabled says so. It may be sealed."""
+    fd = os.memfd_create("pinwatch-lab", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     return map_fd(fd, size, populate=populate)
 
@@ -65,6 +66,14 @@ def pfns(memory: Memory) -> list[int]:
         pagemap.seek(memory.address // PAGE * 8)
         entries = array("Q", pagemap.read(memory.size // PAGE * 8))
     return [entry & (1 << 55) - 1 if entry >> 63 else 0 for entry in entries]
+
+
+def movable_ranges() -> list[range]:
+    """The frames of each ZONE_MOVABLE, holes included (/proc/zoneinfo)."""
+    zones = re.split(r"^Node ", Path("/proc/zoneinfo").read_text(), flags=re.M)
+    pattern = r"\d+, zone +Movable\n.* spanned +(\d+)\n.* start_pfn: +(\d+)"
+    found = [match for zone in zones if (match := re.match(pattern, zone, re.S))]
+    return [range(int(match[2]), int(match[2]) + int(match[1])) for match in found]
 
 
 def cma_range() -> range:
