@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check run cost lab-shell clean
+.PHONY: help setup demo test test-full check run cost lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ endef
 
 test: setup ## everything: lint, types, unit and replay tests, and the lab's guests
 	@$(call run_all,)
+
+test-full: ## the same and more, on a kernel that it builds first (a quarter of an hour)
+	@.ci/setup --full
+	@$(call run_all,--full)
 
 check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
 	@$(call run_all,tests/unit tests/replay)

@@ -35,6 +35,7 @@
 #define ARG(hook, n) CAT(ARG_, MODE_##hook)(n)
 #define RC(hook) CAT(RC_, MODE_##hook)(hook)
 #define ARGS_ON_EXIT(hook) CAT(ARGS_ON_EXIT_, MODE_##hook)
+#define MAX_ERRNO 4095
 #define RAW_TP(hook) int tp_##hook(struct bpf_raw_tracepoint_args *ctx)
 
 /* Zero when the read faults. No branch for that: it would double the verifier's work each time. */
@@ -56,11 +57,12 @@ static __always_inline u64 plain(u64 argument)
 	return copy;
 }
 
-BPF_RINGBUF_OUTPUT(events, 512);	/* pages: 2 MiB, some 380 failing pins */
+BPF_RINGBUF_OUTPUT(events, 512);	/* pages: 2 MiB, some 280 failing pins */
 BPF_PERCPU_ARRAY(losses, u64, PW_LOSS_COUNT);
 BPF_PERCPU_ARRAY(witnesses, u64, PW_WITNESS_COUNT);
 BPF_PERCPU_ARRAY(durations, struct pw_duration, PW_SOURCE_COUNT * PW_RESULT_COUNT);
 BPF_HASH(totals, struct pw_total_key, struct pw_total, 16384);
+BPF_ARRAY(limits, struct pw_limits, 1);
 BPF_HASH(frames, u32, struct pw_frame, 2048);		/* by thread */
 BPF_HASH(failures, u32, struct pw_failure, 512);	/* by thread, failing pins only */
 BPF_ARRAY(no_failure, struct pw_failure, 1);		/* zeroes: too large for the stack */

@@ -15,6 +15,10 @@
 
 #define PAGE_SHIFT 12
 #define RLIMIT_MEMLOCK 8
+#define EAGAIN 11
+#define ENOMEM 12
+#define EBUSY 16
+#define EINVAL 22
 
 /* mm/gup.c before v6.3 has FOLL_* as macros, which BTF does not carry; 2c2241081f7d ("mm/gup:
  * move private gup FOLL_ flags to internal.h") made them an enum and moved the bit. May go with
@@ -33,6 +37,28 @@ static __always_inline u32 large_folio_order(struct folio *folio)
 	return KREAD(folio, _folio_order);
 #else
 	return KREAD(folio, _flags_1) & 0xff;
+#endif
+}
+
+/* Of a tail page, its head: the folio. A folio is its own. */
+static __always_inline u64 head_of(u64 page)
+{
+#ifdef HAS_page_compound_head
+	u64 head = KREAD((struct page *)page, compound_head);
+
+	return head & 1 ? head - 1 : page;
+#else
+	return page;
+#endif
+}
+
+/* v6.0 renamed migratepage to migrate_folio. */
+static __always_inline u64 migrate_operation(u64 a_ops)
+{
+#ifdef HAS_address_space_operations_migrate_folio
+	return (u64)KREAD((struct address_space_operations *)a_ops, migrate_folio);
+#else
+	return a_ops;	/* not known: some */
 #endif
 }
 
@@ -97,6 +123,16 @@ static __always_inline u32 folio_page_type(struct folio *folio, u32 order)
 	return order ? KREAD(folio, _folio_dtor) : 0;
 #else
 	return KREAD(folio, _mapcount);
+#endif
+}
+
+/* The per-CPU address of a per-CPU symbol's value (SHIFT_PERCPU_PTR). */
+static __always_inline u64 per_cpu_address(u64 symbol, u32 cpu)
+{
+#ifdef ADDR___per_cpu_offset
+	return symbol + KREAD_AT(u64, ADDR___per_cpu_offset + cpu * sizeof(u64));
+#else
+	return 0;
 #endif
 }
 

@@ -1,20 +1,39 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * folio.h - the state of a folio that could not be moved, and who walks its mapping. Failure path
- * only.
+ * folio.h - the state of a folio that could not be moved, and who was seen at it. Failure path only.
  */
 
-/* Who walks a mapping, taking references on its folios batch by batch (drop_caches.c). */
+/* Who walks a mapping, taking references on its folios batch by batch (walks.c). */
 struct walk {
-	u64 start_ns;		/* of the holder, not of this mapping */
+	struct pw_culprit who;
 	u64 end_ns;		/* 0: walking now */
-	u32 tid;
-	u32 pad;
 };
 
 #define WALK_LINGER_NS 1000000	/* ended less than this ago still counts */
 
 BPF_TABLE("lru_hash", u64, struct walk, walks, 1024);	/* by address of the mapping */
+
+/* Which pipe a folio was put into (pipes.c). */
+struct piped {
+	struct pw_culprit who;
+	u64 pipe;
+	u64 page;
+	u32 slot;
+	u32 pad;
+};
+
+BPF_TABLE("lru_hash", u64, struct piped, piped, 4096);	/* by address of the folio */
+
+static __always_inline void fill_culprit(struct pw_culprit *who, u32 holder)
+{
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	who->start_ns = bpf_ktime_get_ns();
+	who->holder = holder;
+	who->tgid = pid_tgid >> 32;
+	who->tid = (u32)pid_tgid;
+	bpf_get_current_comm(&who->comm, sizeof(who->comm));
+}
 
 static __always_inline struct pw_failure *current_failure(struct pw_frame *frame)
 {
@@ -45,6 +64,7 @@ static __always_inline void read_mapping(struct pw_folio *entry)
 	if (!space || (entry->mapping & 1))
 		return;	/* anonymous or KSM: what it points at is no address_space */
 	entry->a_ops = (u64)KREAD(space, a_ops);
+	entry->migrate_op = migrate_operation(entry->a_ops);
 	inode = (void *)KREAD(space, host);
 	if (!inode)
 		return;
@@ -74,14 +94,31 @@ static __always_inline void read_folio(struct pw_folio *entry)
 	read_mapping(entry);
 }
 
-static __always_inline void read_walker(struct pw_folio *entry)
+/* Is the buffer that held the folio's page still between the pipe's ends? */
+static __always_inline bool is_in_pipe(struct piped *entry)
 {
-	struct walk *walk = walks.lookup(&entry->mapping);
+	struct pipe_inode_info *pipe = (void *)entry->pipe;
+	u32 head = KREAD(pipe, head), tail = KREAD(pipe, tail), size = KREAD(pipe, ring_size);
+	u64 buffers = (u64)KREAD(pipe, bufs);
+	u64 buffer = buffers + (entry->slot & (size - 1)) * sizeof(struct pipe_buffer);
 
-	if (!walk || (walk->end_ns && bpf_ktime_get_ns() - walk->end_ns > WALK_LINGER_NS))
-		return;	/* one that was seen in an earlier pass stays */
-	entry->walk_start_ns = walk->start_ns;
-	entry->walker_tid = walk->tid;
+	return entry->slot - tail < head - tail &&
+	       (u64)KREAD((struct pipe_buffer *)buffer, page) == entry->page;
+}
+
+static __always_inline void read_culprit(struct pw_folio *entry)
+{
+	struct piped *pipe = piped.lookup(&entry->folio);
+	struct walk *walk;
+
+	if (pipe && is_in_pipe(pipe)) {
+		entry->culprit = pipe->who;
+		return;
+	}
+	walk = walks.lookup(&entry->mapping);
+	if (walk && (!walk->end_ns || bpf_ktime_get_ns() - walk->end_ns < WALK_LINGER_NS))
+		entry->culprit = walk->who;
+	/* else: one that was seen in an earlier pass stays */
 }
 
 /* The entry for this folio, an unused one, or none when all are taken by others. */
@@ -124,6 +161,6 @@ static __always_inline struct pw_folio *note_folio(u64 folio, u32 seen, s32 rc)
 	entry->seen = seen;
 	entry->rc = rc;
 	entry->attempts++;
-	read_walker(entry);
+	read_culprit(entry);
 	return entry;
 }

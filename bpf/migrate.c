@@ -12,9 +12,40 @@ static __always_inline struct pw_frame *migrating_frame(u32 reason)
 	return reason == KERNEL_MR_LONGTERM_PIN ? frames.lookup(&tid) : 0;
 }
 
+BPF_PERCPU_ARRAY(migrations, struct pw_migrations, PW_MIGRATE_REASONS);
+
+static __always_inline void count_migration(u32 reason, u64 succeeded, u64 failed)
+{
+	struct pw_migrations *count = migrations.lookup(&reason);
+
+	if (!count)
+		return;
+	__sync_fetch_and_add(&count->succeeded, succeeded);
+	__sync_fetch_and_add(&count->failed, failed);
+}
+
+/* Who migrates for reasons that have no hook of their own (holders.c). */
+static __always_inline u32 migrating_holder(u32 reason)
+{
+	switch (reason) {
+	case KERNEL_MR_NUMA_MISPLACED:
+		return PW_HOLDER_NUMA_BALANCING;
+	case KERNEL_MR_SYSCALL:
+	case KERNEL_MR_MEMPOLICY_MBIND:
+		return PW_HOLDER_MOVE_PAGES;
+	}
+	return PW_HOLDER_NONE;
+}
+
 RAW_TP(migrate_start)	/* mode, reason */
 {
 	struct pw_frame *frame = migrating_frame(ctx->args[1]);
+	u32 holder = migrating_holder(ctx->args[1]);
+
+	if (holder == PW_HOLDER_NUMA_BALANCING)
+		open_window(PW_HOLDER_NUMA_BALANCING);
+	else if (holder == PW_HOLDER_MOVE_PAGES)
+		open_window(PW_HOLDER_MOVE_PAGES);
 
 	if (frame) {
 		frame->rounds++;
@@ -30,10 +61,14 @@ RAW_TP(migrate_end)
 {
 	u64 succeeded = ctx->args[0], failed = ctx->args[1];
 	u64 thp_succeeded = ctx->args[2], thp_failed = ctx->args[3], thp_split = ctx->args[4];
-	struct pw_frame *frame = migrating_frame(ctx->args[NARGS_migrate_end - 1]);
+	u32 reason = ctx->args[NARGS_migrate_end - 1], holder = migrating_holder(reason);
+	struct pw_frame *frame = migrating_frame(reason);
 
-	witness(PW_WITNESS_MIGRATE_SUCCESS, succeeded);
-	witness(PW_WITNESS_MIGRATE_FAIL, failed);
+	if (holder == PW_HOLDER_NUMA_BALANCING)
+		close_window(PW_HOLDER_NUMA_BALANCING);
+	else if (holder == PW_HOLDER_MOVE_PAGES)
+		close_window(PW_HOLDER_MOVE_PAGES);
+	count_migration(reason, succeeded, failed);
 	witness(PW_WITNESS_THP_MIGRATE_SUCCESS, thp_succeeded);
 	witness(PW_WITNESS_THP_MIGRATE_FAIL, thp_failed);
 	witness(PW_WITNESS_THP_MIGRATE_SPLIT, thp_split);
@@ -75,17 +110,18 @@ ENTRY(folio_undo)
 ENTRY(alloc_failed)
 {
 	u32 tid = current_tid();
-	struct pw_frame *frame;
+	struct pw_frame *frame = frames.lookup(&tid);
 	struct pw_failure *failure;
 
-	if (!in_longterm_pin())
-		return 0;
-	frame = frames.lookup(&tid);
-	if (!frame || !frame->migrating)
+	if (!frame || in_nested_reclaim())
 		return 0;
 	failure = current_failure(frame);
 	if (!failure)
 		return 0;
+	if (!frame->migrating) {
+		failure->alloc_failed++;
+		return 0;
+	}
 	failure->dst_gfp = (u32)ARG(alloc_failed, 0);
 	failure->dst_order = (u32)ARG(alloc_failed, 3);
 	failure->dst_failed++;

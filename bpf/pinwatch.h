@@ -13,16 +13,24 @@
 /* ---- records: one ring buffer, told apart by head.kind ------------------------------------ */
 
 enum pw_record {
-	PW_RECORD_TASK = 1,		/* first long-term pin operation of a process */
+	PW_RECORD_TASK = 1,		/* the first long-term pin operation of a process ended */
 	PW_RECORD_PIN_FAILED = 2,	/* one pin operation that failed */
 	PW_RECORD_MODULE = 3,		/* a module was loaded: late hooks may attach */
-	PW_RECORD_HOLDER = 4,		/* something that takes references began or ended */
+	PW_RECORD_PIN_SLOW = 4,		/* one that succeeded, but see struct pw_limits */
 };
 
 enum pw_source {
 	PW_SOURCE_OTHER = 0,		/* long-term pin outside every consumer we know */
 	PW_SOURCE_VFIO_TYPE1 = 1,	/* VFIO_IOMMU_MAP_DMA */
-	PW_SOURCE_COUNT = 2,
+	PW_SOURCE_IOMMUFD = 2,		/* IOMMU_IOAS_MAP, and attaching a device to an IOAS */
+	PW_SOURCE_IO_URING = 3,		/* IORING_REGISTER_BUFFERS, memory regions */
+	PW_SOURCE_RDMA = 4,		/* memory regions, queues in user memory */
+	PW_SOURCE_AF_XDP = 5,		/* XDP_UMEM_REG */
+	PW_SOURCE_VHOST_VDPA = 6,	/* VHOST_IOTLB_UPDATE */
+	PW_SOURCE_VDUSE = 7,		/* VDUSE_IOTLB_REG_UMEM */
+	PW_SOURCE_UDMABUF = 8,		/* UDMABUF_CREATE, UDMABUF_CREATE_LIST */
+	PW_SOURCE_SEV = 9,		/* KVM_MEMORY_ENCRYPT_REG_REGION */
+	PW_SOURCE_COUNT = 10,
 };
 
 /* Which kernel function reported the folio. */
@@ -33,14 +41,43 @@ enum pw_seen {
 	PW_SEEN_LEFT = 4,	/* first on the list when the pin gave up; not reported before */
 };
 
+/* What takes references on folios, locks them or takes them off the LRU. */
 enum pw_holder {
+	PW_HOLDER_NONE = 0,
 	PW_HOLDER_DROP_CACHES = 1,
+	PW_HOLDER_FADVISE = 2,		/* POSIX_FADV_DONTNEED and other invalidation of a file */
+	PW_HOLDER_RECLAIM = 3,
+	PW_HOLDER_COMPACTION = 4,
+	PW_HOLDER_KHUGEPAGED = 5,
+	PW_HOLDER_KSMD = 6,
+	PW_HOLDER_DAMON = 7,
+	PW_HOLDER_NUMA_BALANCING = 8,
+	PW_HOLDER_MEMORY_OFFLINE = 9,
+	PW_HOLDER_CONTIG_ALLOC = 10,	/* CMA, gigantic pages: alloc_contig_range */
+	PW_HOLDER_MOVE_PAGES = 11,	/* move_pages(2), migrate_pages(2), mbind(2), cpusets */
+	PW_HOLDER_MEMORY_FAILURE = 12,	/* a poisoned page, or one taken offline */
+	PW_HOLDER_PROCESS_VM = 13,	/* process_vm_readv(2), process_vm_writev(2) */
+	PW_HOLDER_PIPE = 14,		/* vmsplice(2), splice(2): until the pipe is read */
+	PW_HOLDER_PIN = 15,		/* the newest long-term pin operation */
+	PW_HOLDER_PIN_BEFORE = 16,	/* the one before it, of another thread */
+	PW_HOLDER_COUNT = 17,
+};
+
+/* Where a long-term pin waits. */
+enum pw_wait {
+	PW_WAIT_LRU_DRAIN = 0,	/* for all CPUs to empty their LRU batches */
+	PW_WAIT_WRITEBACK = 1,
+	PW_WAIT_FOLIO_LOCK = 2,
+	PW_WAIT_COMPACTION = 3,	/* its own, for a destination */
+	PW_WAIT_COUNT = 4,
 };
 
 #define PW_COMM_LEN 16
 #define PW_CMDLINE_LEN 4096
 #define PW_MODULE_LEN 56
+#define PW_AREA_LEN 64
 #define PW_MAX_FOLIOS 4
+#define PW_STACK_DEPTH 16
 
 struct pw_head {
 	__u32 kind;		/* enum pw_record */
@@ -69,16 +106,40 @@ struct pw_module_record {
 	char name[PW_MODULE_LEN];
 };
 
-/* Its beginning and its end carry the same start_ns and tid. */
-struct pw_holder_record {
-	struct pw_head head;
-	__u64 start_ns;
-	__u64 end_ns;		/* 0: it begins */
-	__u32 holder;		/* enum pw_holder */
-	__u32 value;		/* what was written, for drop_caches */
-	__u32 parent_tgid;
+/* The newest activity of a kind: it may still go on. */
+struct pw_window {
+	__u64 start_ns;		/* 0: never seen */
+	__u64 end_ns;		/* 0: it goes on */
+	__u64 first_pfn;	/* the frames it works on, where it says so */
+	__u64 last_pfn;		/* one past; 0: all memory, or not known */
+	__u64 value;		/* drop_caches: what was written; process_vm: the target's pid */
+	__u32 tgid;
+	__u32 tid;
+	__u32 parent_tgid;	/* drop_caches only: the shell or job behind an echo */
 	__u32 pad;
+	char comm[PW_COMM_LEN];
 	char parent_comm[PW_COMM_LEN];
+};
+
+/* Who was seen at this very folio, or at its mapping: proof, not coincidence. */
+struct pw_culprit {
+	__u64 start_ns;		/* of the activity */
+	__u32 holder;		/* enum pw_holder, 0: nobody */
+	__u32 tgid;
+	__u32 tid;
+	__u32 pad;
+	char comm[PW_COMM_LEN];
+};
+
+/* The VMA that GUP refused. */
+struct pw_vma {
+	__u64 start;
+	__u64 end;
+	__u64 flags;		/* vm_flags */
+	__u64 a_ops;		/* of the file's mapping, 0: no file */
+	__u64 s_magic;
+	__s32 rc;		/* of check_vma_flags; 0: it refused none */
+	__u32 pad;
 };
 
 /* The last state of one folio that stood in the way. */
@@ -89,8 +150,9 @@ struct pw_folio {
 	__u64 mapping;		/* folio->mapping, low bits included */
 	__u64 a_ops;		/* address of mapping->a_ops, 0 for anonymous memory */
 	__u64 s_magic;		/* of the file system the mapping belongs to */
+	__u64 migrate_op;	/* a_ops->migrate_folio; 0 with a_ops: the file system has none */
 	__u64 index;
-	__u64 walk_start_ns;	/* start_ns of the holder that walks this mapping now, 0: none */
+	struct pw_culprit culprit;
 	__s64 mapcount;
 	__s32 refcount;
 	__s32 pincount;		/* -1: small folio, pins are inside the refcount */
@@ -99,16 +161,16 @@ struct pw_folio {
 	__u32 attempts;		/* how often this folio was reported */
 	__u32 seen;		/* enum pw_seen */
 	__u32 left;		/* 1: still there when the pin gave up; else it moved later */
-	__u32 walker_tid;	/* of that holder */
 	__u32 pageblock;	/* raw pageblock bits: migratetype, isolate */
 	__u32 page_type;	/* hugetlb and the like, raw */
 	__u32 is_read;		/* 0: only folio, mapping, seen, rc and attempts are known */
-	__u32 pad;
 };
 
 /* What a failing pin operation left behind. Kept apart from struct pw_frame: success never
  * touches it. */
 struct pw_failure {
+	struct pw_vma vma;
+	__u64 batch_folio;	/* a folio that is in a CPU's LRU batch */
 	__u64 dst_gfp;		/* of the last destination allocation that failed */
 	__u32 dst_order;
 	__u32 dst_failed;	/* failed destination allocations */
@@ -117,22 +179,32 @@ struct pw_failure {
 	__s32 split_rc;		/* last non-zero one */
 	__u32 nr_folios;	/* entries used */
 	__u32 folios_dropped;	/* more failing folios than entries */
+	__u32 alloc_failed;	/* other allocations that failed: faulting in, bookkeeping */
+	__u32 memcg_oom;	/* its memory cgroup found nothing to reclaim */
+	__u32 lru_batch;	/* 1 + number of the batch that has batch_folio, 0: none */
+	__u32 lru_batch_cpu;
 	__u32 pad;
 	struct pw_folio folios[PW_MAX_FOLIOS];
 };
 
-/* One pin operation: a VFIO map from ioctl entry to return, else one GUP call. */
+/* One pin operation: what its consumer's caller sees as one, else one GUP call. */
 struct pw_frame {
 	__u64 start_ns;
+	__u64 task_start_ns;
+	__u64 site;		/* the function that stands for the operation, 0: GUP itself */
 	__u64 vaddr;
 	__u64 iova;
 	__u64 length;		/* bytes asked for */
+	__u64 span;		/* pages they touch, where GUP's fast path may pin unseen */
 	__u64 flags;		/* of the consumer's request */
 	__u64 pinned;		/* pages GUP returned */
 	__u64 foll_pinned;	/* pages GUP pinned over all rounds: what nr_foll_pin_acquired counts */
 	__u64 migrated;		/* base pages, migrate_reason longterm_pin only */
 	__u64 migrate_failed;
-	__u64 gup_pages;	/* asked for in the GUP call that is open */
+	__u64 gup_pages;	/* asked for in the GUP call that is open, or was last */
+	__u64 vma_flags;	/* of the VMA that GUP looked up last */
+	__u64 wait_start_ns;
+	__u64 wait_ns[PW_WAIT_COUNT];
 	__u32 thp_migrated;
 	__u32 thp_failed;
 	__u32 thp_split;
@@ -144,6 +216,14 @@ struct pw_frame {
 	__u32 gup_rounds;	/* migrate_pages calls inside the GUP call that is open */
 	__u32 migrating;	/* inside migrate_pages(MR_LONGTERM_PIN) */
 	__u32 failing;		/* a struct pw_failure exists */
+	__u32 gup_short;	/* pages missing from the last GUP call */
+	__u32 gup_loops;	/* VMAs looked up in the GUP call that is open: it starts again */
+	__u32 max_loops;	/* the most of all GUP calls */
+	__u32 isolate_failed;	/* times that no unpinnable folio could be isolated */
+	__u32 collect_failed;	/* the last time it was so */
+	__u32 in_place;		/* GUP calls that returned pages which may not be pinned */
+	__u32 waiting;		/* 1 + enum pw_wait while it waits */
+	__u32 tgid;
 	__u32 pad;
 };
 
@@ -152,6 +232,7 @@ struct pw_memlock {
 	__u64 limit_bytes;
 	__u64 locked_pages;	/* mm->locked_vm */
 	__u64 pinned_pages;	/* mm->pinned_vm */
+	__u64 user_pages;	/* locked_vm of the user: io_uring, AF_XDP, iommufd */
 	__u64 cap_effective;
 };
 
@@ -161,6 +242,8 @@ struct pw_pin_record {
 	struct pw_memlock memlock;
 	__s64 rc;		/* what user space got */
 	struct pw_failure failure;
+	struct pw_window windows[PW_HOLDER_COUNT];
+	__u64 stack[PW_STACK_DEPTH];	/* of the caller, for PW_SOURCE_OTHER; 0 ends it */
 	struct pw_cmdline cmdline;
 };
 
@@ -194,17 +277,43 @@ struct pw_duration {
 	__u64 slots[PW_DURATION_SLOTS];
 };
 
+/* What is worth a record although the pin succeeded. User space writes it. */
+struct pw_limits {
+	__u64 slow_ns;
+	__u64 slow_loops;
+};
+
 /* Host-wide sums that /proc/vmstat counts too. */
 enum pw_witness {
-	PW_WITNESS_MIGRATE_SUCCESS = 0,
-	PW_WITNESS_MIGRATE_FAIL = 1,
-	PW_WITNESS_THP_MIGRATE_SUCCESS = 2,
-	PW_WITNESS_THP_MIGRATE_FAIL = 3,
-	PW_WITNESS_THP_MIGRATE_SPLIT = 4,
-	PW_WITNESS_THP_SPLIT = 5,
-	PW_WITNESS_THP_SPLIT_FAILED = 6,
-	PW_WITNESS_FOLL_PIN_ACQUIRED = 7,
-	PW_WITNESS_COUNT = 8,
+	PW_WITNESS_THP_MIGRATE_SUCCESS = 0,
+	PW_WITNESS_THP_MIGRATE_FAIL = 1,
+	PW_WITNESS_THP_MIGRATE_SPLIT = 2,
+	PW_WITNESS_THP_SPLIT = 3,
+	PW_WITNESS_THP_SPLIT_FAILED = 4,
+	PW_WITNESS_FOLL_PIN_ACQUIRED = 5,
+	PW_WITNESS_COUNT = 6,
+};
+
+/* Base pages by migrate_reason, of the whole host. */
+#define PW_MIGRATE_REASONS 16
+
+struct pw_migrations {
+	__u64 succeeded;
+	__u64 failed;
+};
+
+/* Huge pages of the whole host that could not be split, by errno. */
+enum pw_split_error {
+	PW_SPLIT_ERROR_OTHER = 0,
+	PW_SPLIT_ERROR_EAGAIN = 1,
+	PW_SPLIT_ERROR_EBUSY = 2,
+	PW_SPLIT_ERROR_EINVAL = 3,
+	PW_SPLIT_ERROR_ENOMEM = 4,
+	PW_SPLIT_ERROR_COUNT = 5,
+};
+
+struct pw_area {
+	char name[PW_AREA_LEN];	/* of a CMA area */
 };
 
 /* What the kernel side could not deliver. */

@@ -15,18 +15,33 @@ struct split_call {
 
 BPF_HASH(split_calls, u32, struct split_call, 1024);	/* by thread */
 
-/* The first argument is a page before v6.17 and a folio after; of a tail page only its head. */
-static __always_inline u64 head_of(u64 page)
-{
-#ifdef HAS_page_compound_head
-	u64 head = KREAD((struct page *)page, compound_head);
+BPF_PERCPU_ARRAY(split_errors, u64, PW_SPLIT_ERROR_COUNT);
 
-	return head & 1 ? head - 1 : page;
-#else
-	return page;
-#endif
+static __always_inline u32 split_error(s32 rc)
+{
+	switch (rc) {
+	case -EAGAIN:
+		return PW_SPLIT_ERROR_EAGAIN;
+	case -EBUSY:
+		return PW_SPLIT_ERROR_EBUSY;
+	case -EINVAL:
+		return PW_SPLIT_ERROR_EINVAL;
+	case -ENOMEM:
+		return PW_SPLIT_ERROR_ENOMEM;
+	}
+	return PW_SPLIT_ERROR_OTHER;
 }
 
+static __always_inline void count_split_error(s32 rc)
+{
+	u32 error = split_error(rc);
+	u64 *count = split_errors.lookup(&error);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+/* The first argument is a page before v6.17 and a folio after. */
 static __always_inline void enter_split(u64 page)
 {
 	u32 tid = current_tid();
@@ -68,6 +83,8 @@ static __always_inline void exit_split(s32 rc)
 	folio = call->folio;
 	if (call->order == PMD_ORDER)
 		witness(rc ? PW_WITNESS_THP_SPLIT_FAILED : PW_WITNESS_THP_SPLIT, 1);
+	if (rc)
+		count_split_error(rc);
 	split_calls.delete(&tid);
 	if (!in_longterm_pin())
 		return;

@@ -13,6 +13,13 @@ static __always_inline bool in_longterm_pin(void)
 	return (task->flags & (PF_MEMALLOC_PIN | PF_MEMALLOC)) == PF_MEMALLOC_PIN;
 }
 
+static __always_inline bool in_nested_reclaim(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return (task->flags & (PF_MEMALLOC_PIN | PF_MEMALLOC)) == (PF_MEMALLOC_PIN | PF_MEMALLOC);
+}
+
 static __always_inline u64 task_start_ns(struct task_struct *task)
 {
 	struct task_struct *leader = (void *)KREAD(task, group_leader);
@@ -68,10 +75,11 @@ static __always_inline void fill_memlock(struct pw_memlock *memlock)
 	memlock->limit_bytes = KREAD_AT(u64, (u64)&signal->rlim + RLIMIT_MEMLOCK * 16);
 	memlock->locked_pages = mm ? KREAD(mm, locked_vm) : 0;
 	memlock->pinned_pages = mm ? KREAD(mm, pinned_vm) : 0;
+	memlock->user_pages = KREAD((struct user_struct *)KREAD(cred, user), locked_vm);
 	memlock->cap_effective = KREAD(cred, cap_effective);
 }
 
-/* Say once for each process that it pins at all, before it can fail and die. */
+/* Say once of each process who it is. */
 static __always_inline void announce_task(void)
 {
 	struct pw_task_record *record = events.ringbuf_reserve(sizeof(*record));
@@ -85,27 +93,21 @@ static __always_inline void announce_task(void)
 	events.ringbuf_submit(record, 0);
 }
 
-static __always_inline struct pw_total_key total_key(u32 source)
+/* The counters of the current process for a source. The first operation of each makes it known by
+ * its command line. */
+static __always_inline struct pw_total *total_of(struct pw_frame *frame)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct pw_total_key key = {
-		.task_start_ns = task_start_ns(task),
-		.tgid = bpf_get_current_pid_tgid() >> 32,
-		.source = source,
+		.task_start_ns = frame->task_start_ns,
+		.tgid = frame->tgid,
+		.source = frame->source,
 	};
+	struct pw_total *total = totals.lookup(&key), zero = {};
 
-	return key;
-}
-
-/* Before the first pin of a process through a source. */
-static __always_inline void open_total(u32 source)
-{
-	struct pw_total_key key = total_key(source);
-	struct pw_total zero = {};
-
-	if (totals.lookup(&key))
-		return;
+	if (total)
+		return total;
 	announce_task();
 	if (totals.insert(&key, &zero))
 		lost(PW_LOSS_TOTALS_FULL);
+	return totals.lookup(&key);
 }

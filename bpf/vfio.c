@@ -18,14 +18,11 @@ struct vfio_iommu_type1_dma_map {	/* include/uapi/linux/vfio.h */
 ENTRY(vfio_map)	/* vfio_iommu_type1_ioctl(iommu_data, cmd, arg) */
 {
 	struct vfio_iommu_type1_dma_map map = {};
-	u32 tid = current_tid();
 	struct pw_frame *frame;
 
 	if ((u32)ARG(vfio_map, 1) != VFIO_IOMMU_MAP_DMA)
 		return 0;
-	if (frames.lookup(&tid))
-		lost(PW_LOSS_FRAME_STALE);
-	frame = open_frame(PW_SOURCE_VFIO_TYPE1);
+	frame = open_operation(ctx, PW_SOURCE_VFIO_TYPE1);
 	if (!frame)
 		return 0;
 	if (bpf_probe_read_user(&map, sizeof(map), (void *)ARG(vfio_map, 2)))
@@ -34,16 +31,6 @@ ENTRY(vfio_map)	/* vfio_iommu_type1_ioctl(iommu_data, cmd, arg) */
 	frame->iova = map.iova;
 	frame->length = map.size;
 	frame->flags = map.flags;
-	return 0;
-}
-
-EXIT(vfio_map)
-{
-	u32 tid = current_tid();
-	struct pw_frame *frame = frames.lookup(&tid);
-
-	if (frame && frame->source == PW_SOURCE_VFIO_TYPE1)
-		close_frame(frame, RC(vfio_map));
 	return 0;
 }
 #endif

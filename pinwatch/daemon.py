@@ -13,20 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from pinwatch import recording, serve
+from pinwatch import decode, recording, serve
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
-from pinwatch.host import clock, procfs
+from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.notify import notify
 from pinwatch.model.event import ModuleLoaded
-from pinwatch.model.failure import Failure
+from pinwatch.model.failure import Failure, SlowPin
+from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.pipeline import Pipeline
-from pinwatch.recording import Counted, Item, RawRecord, VmFound
+from pinwatch.pipeline import Outcome, Pipeline
+from pinwatch.recording import Counted, IoInFlight, Item, Named, RawRecord, VmFound
 from pinwatch.settings import Settings
 
 HOUSEKEEPING_S = 10.0
+AT_ONCE_S = 0.2  # what changed is published so soon, but not for each record of a storm
+LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,9 @@ class Daemon:
         self._ready = False
         self._record: TextIO | None = None
         self._last_line = ""
+        self._journal = Journal()
+        self._io_in_flight: tuple[str, ...] = ()
+        self._stuck: frozenset[tuple[TaskKey, int, bool]] = frozenset()
         self._serving = False
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
@@ -91,6 +97,9 @@ class Daemon:
 
     def _start(self) -> None:
         self._vmstat_at_attach = procfs.vmstat(self._roots.proc)
+        self._probes.set_limits(
+            slow_s=self._settings.slow_pin_seconds, slow_loops=int(self._settings.slow_pin_loops)
+        )
         self._probes.attach()
         for key, cmdline in procfs.vmms(self._roots.proc):
             self._feed(VmFound(key, cmdline))
@@ -133,29 +142,47 @@ class Daemon:
         while not self._stop:
             now = clock.monotonic_s()
             poller.poll(max(0.0, min(next_sample, next_housekeeping) - now) * 1000)
-            changed = self._drain()
+            if self._drain():
+                next_sample = min(next_sample, now + AT_ONCE_S)
             notify("WATCHDOG=1")
             now = clock.monotonic_s()
             if now >= next_housekeeping:
                 self._housekeeping()
                 next_housekeeping = now + HOUSEKEEPING_S
-            if changed or now >= next_sample:
+            if now >= next_sample:
                 self._sample()
                 next_sample = now + self._settings.sample_interval
 
     def _drain(self) -> bool:
         """Take what the ring buffer holds; True when a view should know at once."""
         changed = False
-        for data in self._probes.ring.take():
+        records = self._probes.ring.take()
+        if records and (devices := sysfs.io_in_flight(self._roots.sys)) != self._io_in_flight:
+            self._io_in_flight = devices
+            self._feed(IoInFlight(devices))
+        for data in records:
+            self._name_stack(data)
             found = self._feed(RawRecord(data))
             if isinstance(found, ModuleLoaded):
                 changed |= self._probes.attach_module(found.name)
             elif isinstance(found, Failure):
                 changed = True
-                _log(f"{words.headline(found)}: {found.reason}, holder {found.holder.holder}")
+                self._journal.say(
+                    f"{words.headline(found)}: {found.reason}, holder {found.holder.holder}"
+                )
+            elif isinstance(found, SlowPin):
+                changed = True
+                self._journal.say(words.explain_slow(found).headline + f": {found.cause}")
         return changed
 
-    def _feed(self, item: Item) -> ModuleLoaded | Failure | None:
+    def _name_stack(self, data: bytes) -> None:
+        """Before the record, so that a replay has the names as well."""
+        unnamed = [a for a in decode.stack_of(data) if not self._pipeline.is_named(a)]
+        if unnamed:
+            names = kallsyms.resolve(self._roots.proc, unnamed)
+            self._feed(Named({address: names.get(address, f"{address:#x}") for address in unnamed}))
+
+    def _feed(self, item: Item) -> Outcome | None:
         if self._record is not None:
             line = recording.item_line(item)
             if line != self._last_line:  # most samples say what the one before said
@@ -166,6 +193,8 @@ class Daemon:
     def _sample(self) -> None:
         """Read all counters; the kernel's own right after ours, so that they compare."""
         sample = self._probes.sample()
+        for pin in sample.open_pins:
+            self._name_open(pin.task)
         now = procfs.vmstat(self._roots.proc)
         since = {
             name: now[name] - self._vmstat_at_attach[name]
@@ -175,6 +204,19 @@ class Daemon:
         self._feed(Counted(sample, since))
         self._pipeline.set_hooks(self._probes.states)
         self._snapshot: Snapshot = self._pipeline.snapshot()
+        self._raise_stuck()
+
+    def _name_open(self, task: TaskKey) -> None:
+        """Whose first pin has not returned has not introduced itself."""
+        if not self._pipeline.knows(task):
+            self._feed(VmFound(task, procfs.cmdline(self._roots.proc, task.tgid)))
+
+    def _raise_stuck(self) -> None:
+        """Say once of each pin that it is stuck, while it is."""
+        now = {(s.pin.task, s.pin.start_ns, s.livelock): s for s in self._snapshot.stuck}
+        for key in now.keys() - self._stuck:
+            self._journal.say(words.stuck_words(now[key]))
+        self._stuck = frozenset(now)
 
     def _housekeeping(self) -> None:
         self._probes.retry_modules()
@@ -198,6 +240,27 @@ class Daemon:
                 server.shutdown()
             server.server_close()
         Path(self._settings.socket).unlink(missing_ok=True)
+
+
+class Journal:
+    """Lines about pins, not more than a reader of the journal can bear."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._said = 0
+        self._unsaid = 0
+
+    def say(self, text: str) -> None:
+        second = int(clock.monotonic_s())
+        if second != self._second:
+            if self._unsaid:
+                _log(f"{self._unsaid} more pins failed or were slow (all are in the metrics)")
+            self._second, self._said, self._unsaid = second, 0, 0
+        if self._said < LINES_A_SECOND:
+            self._said += 1
+            _log(text)
+        else:
+            self._unsaid += 1
 
 
 def _log(text: str) -> None:

@@ -7,25 +7,27 @@ zones, kinds of memory and flags, and concludes nothing.
 from __future__ import annotations
 
 import ctypes as ct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pinwatch.abi import layout
 from pinwatch.model.event import (
+    Activity,
     Event,
     FolioFacts,
-    HolderSeen,
     MappingKind,
     Memlock,
     ModuleLoaded,
-    PinFailed,
+    PinEnded,
+    RefusedVma,
     Seen,
     Task,
     TaskSeen,
 )
+from pinwatch.model.holder import Holder
 from pinwatch.model.kernel import KernelFacts
-from pinwatch.model.pin import PinSource
-from pinwatch.model.sample import TaskKey
+from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.sample import OpenPin, TaskKey
 
 PAGE_SIZE = 4096
 CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
@@ -48,6 +50,12 @@ _KINDS_BY_OPS = {
     "swap_aops": MappingKind.ANON,
 }
 _KINDS_BY_MAGIC = {TMPFS_MAGIC: MappingKind.SHMEM, HUGETLBFS_MAGIC: MappingKind.HUGETLB}
+
+_HOLDERS: dict[int, Holder] = {
+    **{h: Holder[h.name] for h in layout.Holder if h.name in Holder.__members__},
+    layout.Holder.PIN_BEFORE: Holder.PIN,
+}
+_WAITS: dict[int, Wait] = {w: Wait[w.name] for w in layout.Wait if w is not layout.Wait.COUNT}
 
 _S = TypeVar("_S", bound=ct.Structure)
 
@@ -105,34 +113,45 @@ def _module_loaded(data: bytes, _kernel: KernelFacts) -> ModuleLoaded:
     return ModuleLoaded(time_ns=record.head.time_ns, name=text(record.name))
 
 
-def _holder_seen(data: bytes, _kernel: KernelFacts) -> HolderSeen:
-    record = _parse(layout.HolderRecord, data)
-    try:
-        holder = layout.Holder(record.holder).name.lower()
-    except ValueError:
-        raise DecodeError(f"unknown holder {record.holder}") from None
-    return HolderSeen(
-        time_ns=record.head.time_ns,
-        task=_task(record.head),
-        holder=holder,
-        start_ns=record.start_ns,
-        end_ns=record.end_ns or None,
-        value=record.value,
-        parent_tgid=record.parent_tgid,
-        parent_comm=text(record.parent_comm),
+def stack_of(data: bytes) -> tuple[int, ...]:
+    """The kernel addresses that a raw record carries, innermost first, so that they can be named
+    before the record is decoded; none when it carries none."""
+    head = _parse(layout.Head, data[: ct.sizeof(layout.Head)])
+    if head.kind not in (layout.Record.PIN_FAILED, layout.Record.PIN_SLOW):
+        return ()
+    return _stack(_parse(layout.PinRecord, data))
+
+
+def _stack(record: layout.PinRecord) -> tuple[int, ...]:
+    return tuple(address for address in record.stack if address)
+
+
+def open_pin(value: bytes) -> OpenPin:
+    """An entry of the map of open operations."""
+    frame = layout.Frame.from_buffer_copy(value)
+    return OpenPin(
+        task=TaskKey(tgid=frame.tgid, start_ns=frame.task_start_ns),
+        source=layout.SOURCE_NAMES.get(frame.source, PinSource.OTHER),
+        start_ns=frame.start_ns,
+        vaddr=frame.vaddr,
+        length_bytes=frame.length,
+        loops=frame.gup_loops if frame.gup_open else 0,
+        rounds=frame.gup_rounds,
+        wait=_WAITS.get(frame.waiting - 1),
     )
 
 
-def _pin_failed(data: bytes, kernel: KernelFacts) -> PinFailed:
+def _pin_ended(data: bytes, kernel: KernelFacts) -> PinEnded:
     record = _parse(layout.PinRecord, data)
     frame, failure, head = record.frame, record.failure, record.head
-    return PinFailed(
+    return PinEnded(
         time_ns=head.time_ns,
         task=_task(head),
         cmdline=_cmdline(record.cmdline),
         source=layout.SOURCE_NAMES.get(frame.source, PinSource.OTHER),
-        errno=-record.rc,
+        errno=max(-record.rc, 0),
         gup_errno=-frame.gup_rc,
+        gup_short=frame.gup_short,
         duration_ns=head.time_ns - frame.start_ns,
         vaddr=frame.vaddr,
         iova=frame.iova,
@@ -149,9 +168,67 @@ def _pin_failed(data: bytes, kernel: KernelFacts) -> PinFailed:
         split_failed=failure.split_failed,
         split_ok=failure.split_ok,
         split_errno=-failure.split_rc,
-        folios=tuple(_folio(f, kernel) for f in failure.folios[: failure.nr_folios]),
+        loops=frame.max_loops,
+        last_loops=frame.gup_loops,
+        last_vma_flags=frame.vma_flags,
+        isolate_failed=frame.isolate_failed,
+        in_place=frame.in_place,
+        alloc_failed=failure.alloc_failed,
+        memcg_oom=failure.memcg_oom,
+        waits_ns={name: frame.wait_ns[wait] for wait, name in _WAITS.items()},
+        vma=_refused_vma(failure.vma, kernel),
+        activities=tuple(_activities(record.windows)),
+        stack=_stack(record),
+        folios=tuple(_folio(f, failure, kernel) for f in failure.folios[: failure.nr_folios]),
         folios_dropped=failure.folios_dropped,
         memlock=_memlock(record.memlock),
+    )
+
+
+def _refused_vma(raw: layout.Vma, kernel: KernelFacts) -> RefusedVma | None:
+    if not raw.rc:
+        return None
+    return RefusedVma(
+        start=raw.start,
+        end=raw.end,
+        flags=raw.flags,
+        kind=file_kind(raw.a_ops, raw.s_magic, kernel) if raw.a_ops else MappingKind.ANON,
+        s_magic=raw.s_magic,
+        errno=-raw.rc,
+    )
+
+
+def _activities(windows: ct.Array[layout.Window]) -> Iterator[Activity]:
+    for number, raw in enumerate(windows):
+        holder = _HOLDERS.get(number)
+        if holder is None or not raw.start_ns:
+            continue
+        yield Activity(
+            holder=holder,
+            start_ns=raw.start_ns,
+            end_ns=raw.end_ns or None,
+            tgid=raw.tgid,
+            tid=raw.tid,
+            comm=text(raw.comm),
+            first_pfn=raw.first_pfn,
+            last_pfn=raw.last_pfn,
+            parent_tgid=raw.parent_tgid,
+            parent_comm=text(raw.parent_comm),
+            value=raw.value,
+        )
+
+
+def _culprit(raw: layout.Culprit) -> Activity | None:
+    holder = _HOLDERS.get(raw.holder)
+    if holder is None or holder is Holder.NONE:
+        return None
+    return Activity(
+        holder=holder,
+        start_ns=raw.start_ns,
+        end_ns=None,
+        tgid=raw.tgid,
+        tid=raw.tid,
+        comm=text(raw.comm),
     )
 
 
@@ -160,11 +237,12 @@ def _memlock(raw: layout.Memlock) -> Memlock:
         limit_pages=raw.limit_bytes // PAGE_SIZE,
         locked_pages=raw.locked_pages,
         pinned_pages=raw.pinned_pages,
+        user_pages=raw.user_pages,
         cap_ipc_lock=bool(raw.cap_effective >> CAP_IPC_LOCK & 1),
     )
 
 
-def _folio(raw: layout.Folio, kernel: KernelFacts) -> FolioFacts:
+def _folio(raw: layout.Folio, failure: layout.Failure, kernel: KernelFacts) -> FolioFacts:
     kind = mapping_kind(raw, kernel)
     swapcache = _flag(raw, kernel, "PG_swapcache") and _flag(raw, kernel, "PG_swapbacked")
     return FolioFacts(
@@ -187,9 +265,19 @@ def _folio(raw: layout.Folio, kernel: KernelFacts) -> FolioFacts:
         attempts=raw.attempts,
         seen=_SEEN.get(raw.seen, Seen.MOVE),
         left=bool(raw.left),
-        walker_tid=raw.walker_tid or None,
-        walk_start_ns=raw.walk_start_ns,
+        culprit=_culprit(raw.culprit),
+        lru_batch=_lru_batch(failure, kernel) if raw.folio == failure.batch_folio else None,
+        lru_batch_cpu=failure.lru_batch_cpu,
+        poisoned=_flag(raw, kernel, "PG_hwpoison"),
+        has_migrate_op=not raw.a_ops or bool(raw.migrate_op),
+        refuses_migration=raw.migrate_op in kernel.refusing_ops,
     )
+
+
+def _lru_batch(failure: layout.Failure, kernel: KernelFacts) -> str:
+    """The batch's name; its number counts from 1."""
+    names, number = kernel.lru_batches, int(failure.lru_batch)
+    return names[number - 1] if 0 < number <= len(names) else f"batch {number}"
 
 
 def _flag(raw: layout.Folio, kernel: KernelFacts, name: str) -> bool:
@@ -222,8 +310,13 @@ def mapping_kind(raw: layout.Folio, kernel: KernelFacts) -> MappingKind:
         return MappingKind.KSM
     if raw.mapping & PAGE_MAPPING_ANON:
         return MappingKind.ANON
-    by_ops = _KINDS_BY_OPS.get(kernel.a_ops.get(raw.a_ops, ""))
-    return by_ops or _KINDS_BY_MAGIC.get(raw.s_magic, MappingKind.FILE)
+    return file_kind(raw.a_ops, raw.s_magic, kernel)
+
+
+def file_kind(a_ops: int, s_magic: int, kernel: KernelFacts) -> MappingKind:
+    """What a mapping is made of, by its operations, then by its file system."""
+    by_ops = _KINDS_BY_OPS.get(kernel.a_ops.get(a_ops, ""))
+    return by_ops or _KINDS_BY_MAGIC.get(s_magic, MappingKind.FILE)
 
 
 def _is_hugetlb(raw: layout.Folio, kernel: KernelFacts) -> bool:
@@ -250,6 +343,6 @@ def _cache_refs(raw: layout.Folio, kind: MappingKind, swapcache: bool, kernel: K
 _DECODERS: dict[int, Callable[[bytes, KernelFacts], Event]] = {
     layout.Record.TASK: _task_seen,
     layout.Record.MODULE: _module_loaded,
-    layout.Record.HOLDER: _holder_seen,
-    layout.Record.PIN_FAILED: _pin_failed,
+    layout.Record.PIN_FAILED: _pin_ended,
+    layout.Record.PIN_SLOW: _pin_ended,
 }

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.attribute import qemu
-from pinwatch.classify import holders, rules
+from pinwatch.classify import holders, rules, slow
 from pinwatch.decode import DecodeError, decode
-from pinwatch.model.event import HolderSeen, ModuleLoaded, PinFailed, TaskSeen
-from pinwatch.model.failure import Failure
+from pinwatch.model.event import ModuleLoaded, PinEnded, TaskSeen
+from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.kernel import HookState, KernelFacts
-from pinwatch.model.sample import TaskKey
+from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.model.vm import HOST, UNATTRIBUTED
-from pinwatch.recording import Counted, Item, RawRecord, VmFound
+from pinwatch.model.vm import HOST, UNATTRIBUTED, Vm
+from pinwatch.recording import Counted, IoInFlight, Item, Named, RawRecord, VmFound
+
+Outcome = ModuleLoaded | Failure | SlowPin
 
 
 class Pipeline:
@@ -26,16 +28,23 @@ class Pipeline:
         self._facts = facts
         self._wall_offset_ns = wall_offset_ns
         self._ledger = Ledger()
+        self._symbols: dict[int, str] = {}
+        self._io_in_flight: tuple[str, ...] = ()
 
-    def feed(self, item: Item) -> ModuleLoaded | Failure | None:
+    def feed(self, item: Item) -> Outcome | None:
         """Take one item. What the caller may want to act on or show at once is given back."""
         match item:
             case RawRecord(data):
                 return self._record(data)
+            case Named(symbols):
+                self._symbols.update(symbols)
+            case IoInFlight(devices):
+                self._io_in_flight = devices
             case VmFound(task, cmdline):
                 self._name(task, cmdline)
             case Counted(sample, vmstat):
                 self._ledger.add_sample(sample)
+                self._ledger.set_stuck(self._stuck(sample))
                 self._ledger.set_reconciliation(
                     {
                         name: n - vmstat[name]
@@ -45,7 +54,11 @@ class Pipeline:
                 )
         return None
 
-    def _record(self, data: bytes) -> ModuleLoaded | Failure | None:
+    def is_named(self, address: int) -> bool:
+        """Its function's name has been fed."""
+        return address in self._symbols
+
+    def _record(self, data: bytes) -> Outcome | None:
         try:
             event = decode(data, self._facts)
         except DecodeError:
@@ -54,39 +67,82 @@ class Pipeline:
         match event:
             case TaskSeen():
                 self._name(event.task.key, event.cmdline)
-            case HolderSeen():
-                self._ledger.add_window(event)
             case ModuleLoaded():
                 return event
-            case PinFailed():
+            case PinEnded() if event.errno:
                 return self._failed(event)
+            case PinEnded():
+                return self._slow(event)
         return None
 
     def _name(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
         unnamed = HOST if cmdline else UNATTRIBUTED
         self._ledger.name_task(task, qemu.resolve(cmdline) or unnamed)
 
-    def _failed(self, pin: PinFailed) -> Failure:
+    def _who(self, pin: PinEnded) -> Vm:
         if pin.cmdline or not self._ledger.knows(pin.task.key):
             self._name(pin.task.key, pin.cmdline)
+        return self._ledger.vm_of(pin.task.key)
+
+    def _caller(self, pin: PinEnded) -> tuple[str, ...]:
+        return tuple(self._symbols.get(address, f"{address:#x}") for address in pin.stack)
+
+    def _stuck(self, sample: KernelSample) -> tuple[StuckPin, ...]:
+        """Open pins that are older than any should be, or start again and again."""
+        ages = ((pin, (sample.time_ns - pin.start_ns) / 1e9) for pin in sample.open_pins)
+        return tuple(
+            StuckPin(
+                vm=self._ledger.vm_of(pin.task),
+                pin=pin,
+                age_s=age_s,
+                livelock=slow.is_livelock(pin),
+            )
+            for pin, age_s in ages
+            if age_s > slow.STUCK_S
+        )
+
+    def _wall_s(self, pin: PinEnded) -> float:
+        return (pin.time_ns + self._wall_offset_ns) / 1e9
+
+    def _failed(self, pin: PinEnded) -> Failure:
         reason, folios = rules.classify(pin)
+        holder, also = holders.match(pin, reason, folios, self._io_in_flight)
         failure = Failure(
             number=self._ledger.next_number(),
-            time_s=(pin.time_ns + self._wall_offset_ns) / 1e9,
-            vm=self._ledger.vm_of(pin.task.key),
+            time_s=self._wall_s(pin),
+            vm=self._who(pin),
             pin=pin,
             reason=reason,
-            holder=holders.match(pin, reason, folios, self._ledger.windows),
+            holder=holder,
+            also=also,
             primary=rules.primary(folios),
             folios=folios,
+            caller=self._caller(pin),
         )
         self._ledger.add_failure(failure)
         return failure
+
+    def _slow(self, pin: PinEnded) -> SlowPin:
+        found = SlowPin(
+            number=self._ledger.next_number(),
+            time_s=self._wall_s(pin),
+            vm=self._who(pin),
+            pin=pin,
+            cause=slow.cause(pin),
+            also=tuple(holders.overlaps(pin, ())),
+            caller=self._caller(pin),
+        )
+        self._ledger.add_slow(found)
+        return found
 
     @property
     def tasks(self) -> tuple[TaskKey, ...]:
         """Processes whose counters are kept in the kernel."""
         return self._ledger.tasks
+
+    def knows(self, key: TaskKey) -> bool:
+        """The process has a name."""
+        return self._ledger.knows(key)
 
     def forget_task(self, key: TaskKey) -> None:
         self._ledger.forget_task(key)

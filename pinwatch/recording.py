@@ -9,21 +9,31 @@ from __future__ import annotations
 import base64
 import ctypes as ct
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pinwatch.abi import layout
 from pinwatch.model.kernel import KernelFacts
-from pinwatch.model.pin import PinSource
-from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
+from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.sample import (
+    Durations,
+    KernelSample,
+    Migrations,
+    OpenPin,
+    TaskKey,
+    TaskTotals,
+)
 
-FORMAT = 1
-_INT_KEYED = ("zones", "migratetypes", "a_ops")  # JSON makes keys strings
-_SOURCES = {source.value: source for source in PinSource}
+FORMAT = 2
+# What JSON leaves as strings and lists.
+_INT_KEYED = ("zones", "migratetypes", "a_ops", "migrate_reasons")
+_TUPLES = ("refusing_ops", "lru_batches")
 _RECORD_SIZES: dict[int, int] = {
     layout.Record.TASK: ct.sizeof(layout.TaskRecord),
+    layout.Record.MODULE: ct.sizeof(layout.ModuleRecord),
     layout.Record.PIN_FAILED: ct.sizeof(layout.PinRecord),
+    layout.Record.PIN_SLOW: ct.sizeof(layout.PinRecord),
 }
 
 
@@ -54,7 +64,21 @@ class Counted:
     vmstat: dict[str, int]
 
 
-Item = RawRecord | VmFound | Counted
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Kernel addresses, with the names of their functions (/proc/kallsyms)."""
+
+    symbols: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class IoInFlight:
+    """Block devices that had requests in flight when the records that follow arrived."""
+
+    devices: tuple[str, ...]
+
+
+Item = RawRecord | VmFound | Counted | Named | IoInFlight
 
 
 def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
@@ -62,6 +86,8 @@ def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
     fields = dict(fields)
     for name in _INT_KEYED:
         fields[name] = {int(key): value for key, value in fields[name].items()}
+    for name in _TUPLES:
+        fields[name] = tuple(fields[name])
     return KernelFacts(**fields)
 
 
@@ -79,6 +105,10 @@ def item_line(item: Item) -> str:
             return _line({"vm": [task.tgid, task.start_ns], "cmdline": cmdline})
         case Counted(sample, vmstat):
             return _line({"sample": asdict(sample), "vmstat": vmstat})
+        case Named(symbols):
+            return _line({"symbols": symbols})
+        case IoInFlight(devices):
+            return _line({"io_in_flight": devices})
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -104,25 +134,38 @@ def _item(row: dict[str, Any]) -> Item:
         return RawRecord(_padded(base64.b64decode(row["record"])))
     if "vm" in row:
         return VmFound(TaskKey(*row["vm"]), tuple(row["cmdline"]))
+    if "symbols" in row:
+        return Named({int(address): name for address, name in row["symbols"].items()})
+    if "io_in_flight" in row:
+        return IoInFlight(tuple(row["io_in_flight"]))
     return Counted(_sample(row["sample"]), row["vmstat"])
 
 
 def _padded(data: bytes) -> bytes:
     kind = int.from_bytes(data[:4], "little")
-    size = _RECORD_SIZES.get(kind, ct.sizeof(layout.HolderRecord))
-    return data.ljust(size, b"\0")
+    return data.ljust(_RECORD_SIZES.get(kind, 0), b"\0")
 
 
 def _sample(row: dict[str, Any]) -> KernelSample:
     return KernelSample(
-        totals=tuple(
-            TaskTotals(**{**t, "task": TaskKey(**t["task"]), "source": _SOURCES[t["source"]]})
-            for t in row["totals"]
-        ),
-        durations=tuple(
-            Durations(**{**d, "slots": tuple(d["slots"]), "source": _SOURCES[d["source"]]})
-            for d in row["durations"]
-        ),
+        time_ns=row["time_ns"],
+        totals=tuple(TaskTotals(**_typed(t)) for t in row["totals"]),
+        durations=tuple(Durations(**_typed(d)) for d in row["durations"]),
         witnesses=row["witnesses"],
         losses=row["losses"],
+        migrations=tuple(Migrations(**m) for m in row["migrations"]),
+        split_errors=row["split_errors"],
+        cma_failures=row["cma_failures"],
+        open_pins=tuple(OpenPin(**_typed(p)) for p in row["open_pins"]),
     )
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a sample's part, with the types that JSON does not have."""
+    types: dict[str, Callable[[Any], Any]] = {
+        "task": lambda task: TaskKey(**task),
+        "source": PinSource._value2member_map_.__getitem__,
+        "slots": tuple,
+        "wait": lambda wait: wait and Wait._value2member_map_[wait],
+    }
+    return {name: types[name](value) if name in types else value for name, value in row.items()}

@@ -76,7 +76,7 @@ class App:
         return _answer(start, "404 Not Found", "not found\n")
 
     def _failures(self, environ: Environ, start: StartResponse) -> Response:
-        """Newest first; ?vm=NAME for one VM, ?limit=N."""
+        """Failed, slow and stuck pins, newest first; ?vm=NAME for one VM, ?limit=N of each."""
         query = parse_qs(environ.get("QUERY_STRING", ""))
         vm = query.get("vm", [""])[0]
         limit = query.get("limit", [str(DEFAULT_LIMIT)])[0]
@@ -84,8 +84,11 @@ class App:
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         snapshot = self._latest()
         found = [f for f in reversed(snapshot.failures) if vm in ("", f.vm.name)]
+        slow = [s for s in reversed(snapshot.slow_pins) if vm in ("", s.vm.name)]
         body = {
             "failures": [as_json.failure(f) for f in found[: int(limit)]],
+            "slow": [as_json.slow_pin(s) for s in slow[: int(limit)]],
+            "stuck": [as_json.stuck_pin(s) for s in snapshot.stuck if vm in ("", s.vm.name)],
             "vms": [vm.name for vm in snapshot.vms],
             "losses": snapshot.losses,
         }

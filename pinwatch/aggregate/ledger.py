@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import replace
 
-from pinwatch.model.event import HolderSeen
-from pinwatch.model.failure import Failure, FailureReason, Holder
+from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.holder import Holder
 from pinwatch.model.kernel import HookState
 from pinwatch.model.pin import PinSource
+from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
 from pinwatch.model.snapshot import Labels, Snapshot
 from pinwatch.model.vm import HOST, UNATTRIBUTED, Vm
 
 KEPT_FAILURES = 1000
-KEPT_WINDOWS = 256
 
 # Reasons and errno that a VM's series start with at 0, so that increase() sees the first failure.
 _FIRST_ERRNO = {
@@ -27,6 +25,23 @@ _FIRST_ERRNO = {
     FailureReason.VFIO_DMA_EXISTS: "EEXIST",
     FailureReason.VFIO_DMA_LIMIT: "ENOSPC",
     FailureReason.VFIO_IOVA_INVALID: "EINVAL",
+    FailureReason.IOMMU_MAP_FAILED: "EINVAL",
+    FailureReason.DEVICE_COHERENT_FAILED: "EBUSY",
+    FailureReason.FSDAX_REFUSED: "EOPNOTSUPP",
+    FailureReason.SPECIAL_PTE: "EEXIST",
+    FailureReason.P2PDMA_REFUSED: "EREMOTEIO",
+    **dict.fromkeys(
+        (
+            FailureReason.VMA_ABSENT,
+            FailureReason.VMA_PERM,
+            FailureReason.VMA_IO_PFNMAP,
+            FailureReason.VMA_SECRETMEM,
+            FailureReason.FILE_WRITE_REFUSED,
+            FailureReason.FAULT_SIGBUS,
+            FailureReason.HWPOISON,
+        ),
+        "EFAULT",
+    ),
 }
 
 
@@ -43,8 +58,9 @@ class Ledger:
         self._vms: dict[str, Vm] = {}
         self._counters: dict[str, dict[Labels, float]] = {}
         self._totals: dict[tuple[TaskKey, PinSource], TaskTotals] = {}
-        self._windows: deque[HolderSeen] = deque(maxlen=KEPT_WINDOWS)
         self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
+        self._slow: deque[SlowPin] = deque(maxlen=KEPT_FAILURES)
+        self._stuck: tuple[StuckPin, ...] = ()
         self._durations: tuple[Durations, ...] = ()
         self._losses: Counter[str] = Counter()  # in user space
         self._kernel_losses: dict[str, int] = {}
@@ -101,18 +117,6 @@ class Ledger:
         key = tuple(map(str, labels))
         values[key] = values.get(key, 0) + amount
 
-    def add_window(self, seen: HolderSeen) -> None:
-        """A holder began or ended; its end replaces its beginning."""
-        for i, known in enumerate(self._windows):
-            if known.task.tid == seen.task.tid and known.start_ns == seen.start_ns:
-                self._windows[i] = _ended(known, seen)
-                return
-        self._windows.append(seen)
-
-    @property
-    def windows(self) -> Iterable[HolderSeen]:
-        return tuple(self._windows)
-
     def next_number(self) -> int:
         self._number += 1
         return self._number
@@ -146,12 +150,32 @@ class Ledger:
                 pin.split_failed,
             )
 
+    def add_slow(self, slow: SlowPin) -> None:
+        """Count a slow pin by VM, source and cause."""
+        self._slow.append(slow)
+        labels = (slow.vm.name, slow.pin.source, slow.cause)
+        self._add("pinwatch_longterm_slow_pins_total", labels, 1)
+
+    def set_stuck(self, stuck: tuple[StuckPin, ...]) -> None:
+        self._stuck = stuck
+
     def add_sample(self, sample: KernelSample) -> None:
         """Take over the counters that the kernel side keeps: absolute values."""
         self._durations = sample.durations
         self._kernel_losses = sample.losses
         for totals in sample.totals:
             self._add_totals(totals)
+        self._counters["pinwatch_host_migrations_total"] = {
+            (migrations.reason, result): pages
+            for migrations in sample.migrations
+            for result, pages in (("ok", migrations.succeeded), ("failed", migrations.failed))
+        }
+        self._counters["pinwatch_host_thp_split_failures_total"] = {
+            (error,): folios for error, folios in sample.split_errors.items()
+        }
+        self._counters["pinwatch_cma_alloc_failures_total"] = {
+            (area,): allocations for area, allocations in sample.cma_failures.items()
+        }
 
     def _add_totals(self, new: TaskTotals) -> None:
         source = new.source
@@ -186,16 +210,13 @@ class Ledger:
             reconciliation=dict(self._reconciliation),
             hooks=self._hooks,
             failures=tuple(self._failures),
+            slow_pins=tuple(self._slow),
+            stuck=self._stuck,
         )
 
 
 def _of(totals: TaskTotals | None, name: str) -> int:
     return 0 if totals is None else int(getattr(totals, name))
-
-
-def _ended(known: HolderSeen, end: HolderSeen) -> HolderSeen:
-    """The window with its end; what was written is only known at its beginning."""
-    return replace(known, end_ns=end.end_ns)
 
 
 def errno_name(number: int) -> str:

@@ -1,50 +1,139 @@
-"""Name who was in the way: match a failed pin with what was active at the time.
+"""Name who was in the way: first what proves it, then what was active at the time.
 
 Never invents one: without a match the holder is unknown, and where nobody can be in the way, none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from pinwatch.model.event import HolderSeen, PinFailed
-from pinwatch.model.failure import (
-    BlockingFolio,
-    Confidence,
-    FailureReason,
-    Holder,
-    HolderMatch,
-)
+from pinwatch.model.event import Activity, MappingKind, PinEnded
+from pinwatch.model.failure import BlockingFolio
+from pinwatch.model.holder import Confidence, Holder, HolderMatch
+from pinwatch.model.reason import FailureReason
+
+H = Holder
+
+LINGER_NS = 1_000_000  # ended less than this before the pin began: it may have left its mark
+
+# Who may be named on coincidence alone, the likeliest first. Anything else that overlapped is said,
+# but not named: it goes on all the time on some hosts, and its references live microseconds.
+_PASSING = (
+    H.DROP_CACHES, H.MEMORY_FAILURE, H.KHUGEPAGED, H.KSMD, H.DAMON, H.MEMORY_OFFLINE,
+    H.CONTIG_ALLOC, H.COMPACTION, H.NUMA_BALANCING, H.MOVE_PAGES, H.RECLAIM,
+)  # fmt: skip
+_PINNING = (H.PROCESS_VM, H.DIRECT_IO, H.PIN)
+_ISOLATING = (
+    H.PIN, H.MEMORY_OFFLINE, H.CONTIG_ALLOC, H.NUMA_BALANCING, H.MOVE_PAGES, H.KHUGEPAGED,
+    H.COMPACTION, H.RECLAIM, H.MEMORY_FAILURE, H.DAMON,
+)  # fmt: skip
+_LASTING = (H.DROP_CACHES, H.MEMORY_OFFLINE, H.CONTIG_ALLOC, H.MEMORY_FAILURE)
+_SUSPECTS = {
+    FailureReason.EXTRA_REF_PINNED: _PINNING,
+    FailureReason.UNMAP_FAILED_PINNED: _PINNING,
+    FailureReason.ISOLATION_LIVELOCK: _ISOLATING,
+    FailureReason.EXTRA_REF_GONE: _PASSING,
+    FailureReason.FOLIO_LOCK_CONTENDED: _PASSING,
+    FailureReason.SPLIT_SUBPAGE_FAILED: _PASSING,
+}
 
 
 def match(
-    pin: PinFailed,
+    pin: PinEnded,
     reason: FailureReason,
     folios: Iterable[BlockingFolio],
-    windows: Iterable[HolderSeen],
-) -> HolderMatch:
-    """The best match: one that walked a blocking folio's mapping, else one that overlapped."""
+    io_in_flight: tuple[str, ...] = (),
+) -> tuple[HolderMatch, tuple[HolderMatch, ...]]:
+    """The likeliest holder, and what else overlapped."""
     if not reason.about_references:
-        return HolderMatch(holder=Holder.NONE)
-    known = tuple(windows)
-    walkers = {(f.facts.walker_tid, f.facts.walk_start_ns) for f in folios if f.facts.walker_tid}
-    for window in known:
-        if (window.task.tid, window.start_ns) in walkers:
-            return _named(window, Confidence.EXACT)
+        return HolderMatch(holder=H.NONE), ()
+    blocking = tuple(folios)
+    suspects = _SUSPECTS.get(reason, _LASTING)
+    beside = tuple(overlaps(pin, blocking, io_in_flight))
+    named = sorted(
+        (one for one in beside if one.holder in suspects),
+        key=lambda one: suspects.index(one.holder),
+    )
+    found = _without_doubles((*_proofs(pin, blocking), *named)) or (HolderMatch(holder=H.UNKNOWN),)
+    return found[0], _without_doubles((*found, *beside))[1:]
+
+
+def _without_doubles(matches: tuple[HolderMatch, ...]) -> tuple[HolderMatch, ...]:
+    """Each kind once, the surest."""
+    first: dict[Holder, HolderMatch] = {}
+    for one in matches:
+        first.setdefault(one.holder, one)
+    return tuple(first.values())
+
+
+# ---- proof ----------------------------------------------------------------------------------
+
+
+def _proofs(pin: PinEnded, folios: tuple[BlockingFolio, ...]) -> Iterator[HolderMatch]:
+    for folio in folios:
+        facts = folio.facts
+        if facts.culprit is not None:
+            yield replace(_named(_known(facts.culprit, pin)), confidence=Confidence.EXACT)
+        if facts.lru_batch is not None:
+            holder = H.MLOCK_BATCH if facts.lru_batch.startswith("mlock") else H.LRU_BATCH
+            detail = f"{facts.lru_batch} of CPU {facts.lru_batch_cpu}"
+            yield HolderMatch(holder=holder, confidence=Confidence.EXACT, detail=detail)
+        for activity in pin.activities:
+            if _overlaps(activity, pin) and _covers(activity, folio):
+                yield replace(_named(activity), confidence=Confidence.EXACT)
+
+
+def _known(culprit: Activity, pin: PinEnded) -> Activity:
+    """The same activity with all that its window tells."""
+    for activity in pin.activities:
+        if (activity.holder, activity.tid) == (culprit.holder, culprit.tid):
+            return activity
+    return culprit
+
+
+def _covers(activity: Activity, folio: BlockingFolio) -> bool:
+    """It works on a range of frames that has this folio in it."""
+    pfn, last = folio.facts.pfn, activity.last_pfn
+    return pfn is not None and activity.first_pfn < pfn + folio.facts.nr_pages and pfn < last
+
+
+# ---- coincidence ----------------------------------------------------------------------------
+
+
+def overlaps(
+    pin: PinEnded, folios: tuple[BlockingFolio, ...], io_in_flight: tuple[str, ...] = ()
+) -> Iterator[HolderMatch]:
+    """What was active while the pin was, in no order."""
+    for activity in pin.activities:
+        elsewhere = activity.last_pfn and folios and not any(_covers(activity, f) for f in folios)
+        if _overlaps(activity, pin) and not elsewhere and _can_be(activity.holder, folios):
+            yield _named(activity)
+    if io_in_flight:
+        yield HolderMatch(
+            holder=H.DIRECT_IO, confidence=Confidence.OVERLAP, detail=", ".join(io_in_flight)
+        )
+
+
+def _overlaps(activity: Activity, pin: PinEnded) -> bool:
     began = pin.time_ns - pin.duration_ns
-    for window in known:
-        if window.start_ns <= pin.time_ns and (window.end_ns is None or window.end_ns >= began):
-            return _named(window, Confidence.OVERLAP)
-    return HolderMatch(holder=Holder.UNKNOWN)
+    ended = activity.end_ns is None or activity.end_ns >= began - LINGER_NS
+    return activity.tid != pin.task.tid and activity.start_ns <= pin.time_ns and ended
 
 
-def _named(window: HolderSeen, confidence: Confidence) -> HolderMatch:
+def _can_be(holder: Holder, folios: tuple[BlockingFolio, ...]) -> bool:
+    """ksmd looks at private memory only."""
+    kinds = {folio.facts.kind for folio in folios}
+    return holder is not H.KSMD or not kinds or bool(kinds & {MappingKind.ANON, MappingKind.KSM})
+
+
+def _named(activity: Activity) -> HolderMatch:
     return HolderMatch(
-        holder=Holder(window.holder),
-        confidence=confidence,
-        tgid=window.task.key.tgid,
-        comm=window.task.comm,
-        parent_tgid=window.parent_tgid,
-        parent_comm=window.parent_comm,
-        value=window.value,
+        holder=activity.holder,
+        confidence=Confidence.OVERLAP,
+        tgid=activity.tgid,
+        comm=activity.comm,
+        parent_tgid=activity.parent_tgid,
+        parent_comm=activity.parent_comm,
+        value=activity.value,
     )

@@ -40,4 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for failure in snapshot.failures:
             print(words.explain(failure).text)
+        for slow in snapshot.slow_pins:
+            print(words.explain_slow(slow).text)
     return 0

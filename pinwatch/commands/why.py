@@ -1,4 +1,5 @@
-"""`pinwatch why [VM]`: explain the last failed pin, of all VMs or of one."""
+"""`pinwatch why [VM]`: explain the last failed or slow pin, of all VMs or of one, and say which are
+stuck now."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = next(row.default for row in TABLE if row.name == "socket")
     parser.add_argument("vm", nargs="?", default="", metavar="VM", help="name of a VM")
     parser.add_argument("--json", action="store_true", help="all evidence, as JSON")
-    parser.add_argument("--last", type=_positive, default=1, metavar="N", help="explain N failures")
+    parser.add_argument("--last", type=_positive, default=1, metavar="N", help="explain N of them")
+    parser.add_argument("--slow", action="store_true", help="pins that worked, but took too long")
     parser.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
 
 
@@ -33,32 +35,35 @@ def run(arguments: argparse.Namespace) -> int:
     answer = client.get(
         arguments.socket, "/api/v1/failures", vm=arguments.vm, limit=str(arguments.last)
     )
-    failures: list[dict[str, Any]] = answer["failures"]
+    pins: list[dict[str, Any]] = answer["slow" if arguments.slow else "failures"]
     if arguments.json:
-        print(json.dumps(failures, indent=2))
+        print(json.dumps(pins, indent=2))
         return 0
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
-    if not failures:
-        console.print(nothing(arguments.vm, answer["vms"]))
+    for stuck in answer["stuck"]:
+        console.print("now: " + stuck["explanation"]["headline"])
+    if not pins:
+        console.print(nothing(arguments.vm, answer["vms"], slow=arguments.slow))
         return 0
-    for failure in failures:
-        show(console, failure)
+    for pin in pins:
+        show(console, pin)
     lost = sum(answer["losses"].values())
     if lost:
         console.print(f"{lost} records were lost; there may be more failures than these.")
     return 0
 
 
-def nothing(vm: str, known: list[str]) -> str:
-    """No failure: say whether that VM has been seen at all."""
+def nothing(vm: str, known: list[str], *, slow: bool = False) -> str:
+    """None of them: say whether that VM has been seen at all."""
     if vm and vm not in known:
         names = ", ".join(name for name in known if not name.startswith("~")) or "none"
         return f"no VM {vm!r} has pinned memory since pinwatch started; known VMs: {names}"
-    return f"no long-term pin of {vm or 'any VM'} has failed since pinwatch started"
+    what = "been slow" if slow else "failed"
+    return f"no long-term pin of {vm or 'any VM'} has {what} since pinwatch started"
 
 
 def show(console: Console, failure: dict[str, Any]) -> None:
-    """One failure: when, the headline, then a row for each paragraph."""
+    """One failed or slow pin: when, the headline, then a row for each paragraph."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure["time_s"]))
     table = Table.grid(padding=(0, 2), pad_edge=True)
     table.add_column(style="bold", no_wrap=True)

@@ -5,6 +5,7 @@ Takes a Snapshot, gives prometheus_client families; opens nothing and computes n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from prometheus_client.core import (
 )
 
 from pinwatch import __version__
+from pinwatch.model.failure import StuckPin
 from pinwatch.model.kernel import KernelFacts
+from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import Durations
 from pinwatch.model.snapshot import Snapshot
 
@@ -67,6 +70,33 @@ COUNTERS = (
         ("vm", "errno"),
         "Huge pages that a pin could not split; EAGAIN is tried several times, each counts.",
     ),
+    MetricSpec(
+        "pinwatch_longterm_slow_pins_total",
+        ("vm", "source", "cause"),
+        "Long-term pin operations that worked, but took longer than slow_pin_seconds or started "
+        "again more than slow_pin_loops times, by where most of the time went.",
+    ),
+    MetricSpec(
+        "pinwatch_host_migrations_total",
+        ("migrate_reason", "result"),
+        "Base pages that the whole host migrated, by the kernel's reason.",
+    ),
+    MetricSpec(
+        "pinwatch_host_thp_split_failures_total",
+        ("errno",),
+        "Huge pages of the whole host that could not be split, retries included.",
+    ),
+    MetricSpec(
+        "pinwatch_cma_alloc_failures_total",
+        ("area",),
+        "Contiguous allocations that a CMA area could not give.",
+    ),
+)
+STUCK = MetricSpec(
+    "pinwatch_longterm_pins_stuck",
+    ("vm", "source", "state"),
+    "Long-term pins that have not returned for more than a second: isolation_livelock starts again "
+    "and again, the others wait.",
 )
 DURATION = MetricSpec(
     "pinwatch_longterm_pin_duration_seconds",
@@ -95,7 +125,7 @@ BUILD = MetricSpec(
     "pinwatch_build", ("version", "kernel"), "Version of pinwatch and of the kernel."
 )
 
-CATALOGUE = (*COUNTERS, DURATION, VM_INFO, HOOK, LOSSES, RECONCILIATION, BUILD)
+CATALOGUE = (*COUNTERS, STUCK, DURATION, VM_INFO, HOOK, LOSSES, RECONCILIATION, BUILD)
 
 FIRST_SLOT = 10  # 1 µs: nothing shorter is worth a bucket
 
@@ -116,6 +146,7 @@ def families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
     """The whole exposition of a snapshot."""
     for spec in COUNTERS:
         yield _counter(spec, snapshot.counters.get(spec.name, {}))
+    yield _stuck(snapshot)
     yield _durations(snapshot.durations)
     info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
     for vm in snapshot.vms:
@@ -142,6 +173,21 @@ def _counter(spec: MetricSpec, values: dict[tuple[str, ...], float]) -> CounterM
     for labels, value in values.items():
         family.add_metric(labels, value)
     return family
+
+
+def _stuck(snapshot: Snapshot) -> GaugeMetricFamily:
+    states = Counter((s.vm.name, str(s.pin.source), stuck_state(s)) for s in snapshot.stuck)
+    family = GaugeMetricFamily(STUCK.name, STUCK.help, labels=STUCK.labels)
+    for labels, count in states.items():
+        family.add_metric(labels, count)
+    return family
+
+
+def stuck_state(stuck: StuckPin) -> str:
+    """isolation_livelock, or what it waits for; `working` when it is just long."""
+    if stuck.livelock:
+        return FailureReason.ISOLATION_LIVELOCK
+    return stuck.pin.wait or "working"
 
 
 def _durations(durations: tuple[Durations, ...]) -> HistogramMetricFamily:

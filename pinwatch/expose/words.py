@@ -8,15 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pinwatch.aggregate.ledger import errno_name
-from pinwatch.model.event import PinFailed, Seen
-from pinwatch.model.failure import (
-    BlockingFolio,
-    Confidence,
-    Failure,
-    FailureReason,
-    Holder,
-    HolderMatch,
-)
+from pinwatch.model.event import PinEnded, RefusedVma, Seen
+from pinwatch.model.failure import BlockingFolio, Failure, SlowPin, StuckPin
+from pinwatch.model.holder import Confidence, Holder, HolderMatch
+from pinwatch.model.reason import FailureReason
+from pinwatch.model.vm import Vm
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -38,28 +34,92 @@ class Explanation:
 
 def explain(failure: Failure) -> Explanation:
     """The whole story of one failure."""
-    pin = failure.pin
-    paragraphs = [("why", f"{failure.reason.meaning} [{failure.reason}]")]
+    pin, reason = failure.pin, failure.reason
+    paragraphs = [("why", f"{reason.meaning} [{reason}]")]
+    if pin.errno != pin.gup_errno and pin.failed_pages:
+        paragraphs.append(("errno", masked_words(pin)))
     if failure.primary is not None:
-        paragraphs.append(("page", folio_words(failure.primary, failure.reason)))
-    if failure.reason is FailureReason.RLIMIT_MEMLOCK:
+        paragraphs.append(("page", folio_words(failure.primary, reason)))
+    if reason.about_vma and pin.vma is not None:
+        paragraphs.append(("memory", vma_words(pin.vma)))
+    if reason is FailureReason.RLIMIT_MEMLOCK:
         paragraphs.append(("limit", memlock_words(pin)))
-    if failure.reason.about_references:
+    if reason.about_references:
         paragraphs.append(("holder", holder_words(failure.holder)))
-    paragraphs.append(("work", work_words(pin)))
-    paragraphs.append(("remedy", failure.reason.remedy))
+    if failure.also:
+        paragraphs.append(("also", also_words(failure.also)))
+    if failure.caller:
+        paragraphs.append(("caller", " < ".join(failure.caller)))
+    paragraphs.append(("work", f"{work_words(pin)}; all of it was undone but the moves"))
+    paragraphs.append(("remedy", f"{reason.remedy} ({reason.severity.words})"))
     return Explanation(headline(failure), tuple(paragraphs))
+
+
+def explain_slow(slow: SlowPin) -> Explanation:
+    """Where the time of a slow pin went."""
+    pin = slow.pin
+    waits = [f"{wait} {duration(ns)}" for wait, ns in pin.waits_ns.items() if ns]
+    paragraphs = [
+        ("why", f"it waited {slow.cause.words} [{slow.cause}]"),
+        ("time", ", ".join(waits) or "no wait that pinwatch measures"),
+    ]
+    if slow.also:
+        paragraphs.append(("also", also_words(slow.also)))
+    if slow.caller:
+        paragraphs.append(("caller", " < ".join(slow.caller)))
+    paragraphs.append(("work", f"{work_words(pin)}; one page was tried up to {pin.loops} times"))
+    return Explanation(
+        f"{who(slow.vm)}: {pin.source.words} of {size(pin.length_bytes)} took "
+        f"{duration(pin.duration_ns)} ({pin.task.comm}, pid {pin.task.key.tgid})",
+        tuple(paragraphs),
+    )
+
+
+def stuck_words(stuck: StuckPin) -> str:
+    """One line on a pin that has not returned yet."""
+    pin = stuck.pin
+    state = f"waits {pin.wait.words}" if pin.wait else "is at work"
+    if stuck.livelock:
+        state = (
+            f"starts again and again ({pin.loops} times): a page cannot be isolated "
+            f"[{FailureReason.ISOLATION_LIVELOCK}]"
+        )
+    return (
+        f"{who(stuck.vm)}: {pin.source.words} of {size(pin.length_bytes)} has not returned for "
+        f"{stuck.age_s:.1f} s and {state} (pid {pin.task.tgid})"
+    )
+
+
+def who(vm: Vm) -> str:
+    return vm.name if vm.name.startswith("~") else f"VM {vm.name}"
 
 
 def headline(failure: Failure) -> str:
     """One line, fit for a log."""
     pin = failure.pin
-    who = f"VM {failure.vm.name}" if not failure.vm.name.startswith("~") else failure.vm.name
     return (
-        f"{who}: {pin.source.words} of {size(pin.length_bytes)} failed with "
+        f"{who(failure.vm)}: {pin.source.words} of {size(pin.length_bytes)} failed with "
         f"{errno_name(pin.errno)} after {duration(pin.duration_ns)} "
         f"({pin.task.comm}, pid {pin.task.key.tgid})"
     )
+
+
+def masked_words(pin: PinEnded) -> str:
+    """The errno that the program got hides the one of the migration."""
+    return (
+        f"{errno_name(pin.errno)} is what the program got, because part of the memory was pinned "
+        f"already; the pin itself failed with {errno_name(pin.gup_errno)} in migration"
+    )
+
+
+def vma_words(vma: RefusedVma) -> str:
+    """The mapping that GUP refused."""
+    rights = "".join(
+        letter if vma.flags & bit else "-" for letter, bit in (("r", 1), ("w", 2), ("x", 4))
+    )
+    sharing = "shared" if vma.flags & 8 else "private"
+    words = f"{vma.start:#x}-{vma.end:#x} {rights} {sharing}, {vma.kind} memory"
+    return words + (f" (file system magic {vma.s_magic:#x})" if vma.s_magic else "")
 
 
 def size(count: int) -> str:
@@ -130,24 +190,44 @@ def holder_words(match: HolderMatch) -> str:
     """Who was in the way, and how sure that is."""
     if match.holder is Holder.UNKNOWN:
         return "unknown: nothing that pinwatch watches was at this memory at the time"
-    who = f"{match.holder} by pid {match.tgid} ({match.comm})"
+    return f"{holder_name(match)}: {match.confidence.words}"
+
+
+def holder_name(match: HolderMatch) -> str:
+    """A holder with its process, its parent, and where."""
+    name = match.holder.words
+    if match.detail:
+        name += f" ({match.detail})"
+    if match.tgid:
+        name += f" by pid {match.tgid} ({match.comm})"
     if match.parent_tgid:
-        who += f", started by pid {match.parent_tgid} ({match.parent_comm})"
-    if match.confidence is Confidence.EXACT:
-        return who + ": it was walking this very memory"
-    return who + ": it ran at the same time"
+        name += f", started by pid {match.parent_tgid} ({match.parent_comm})"
+    if match.holder is Holder.PROCESS_VM and match.value:
+        name += f", of the memory of pid {match.value}"
+    return name
 
 
-def memlock_words(pin: PinFailed) -> str:
+def also_words(matches: tuple[HolderMatch, ...]) -> str:
+    """What else there was, surest first."""
+    parts = [
+        holder_name(match)
+        + (f": {match.confidence.words}" if match.confidence is Confidence.EXACT else "")
+        for match in matches
+    ]
+    return "active at the time: " + "; ".join(parts)
+
+
+def memlock_words(pin: PinEnded) -> str:
     """The limit against what is locked and what was asked for."""
     lock, wanted = pin.memlock, pin.length_bytes
+    locked = max(lock.locked_pages, lock.pinned_pages, lock.user_pages)
     return (
-        f"RLIMIT_MEMLOCK is {size(lock.limit_pages * 4096)}, {size(lock.locked_pages * 4096)} are "
-        f"locked, and this map needs {size(wanted)}"
+        f"RLIMIT_MEMLOCK is {size(lock.limit_pages * 4096)}, {size(locked * 4096)} are locked, "
+        f"and this needs {size(wanted)}"
     )
 
 
-def work_words(pin: PinFailed) -> str:
+def work_words(pin: PinEnded) -> str:
     """What was done before it failed."""
     words = (
         f"{plural(pin.pinned_pages, 'page')} pinned, {pin.migrated_pages} moved and "
@@ -163,4 +243,4 @@ def work_words(pin: PinFailed) -> str:
             f"; huge pages split: {pin.split_ok}, refused: {plural(pin.split_failed, 'attempt')}"
         )
         words += f" ({errno_name(pin.split_errno)})" if pin.split_failed else ""
-    return words + "; all of it was undone but the moves"
+    return words

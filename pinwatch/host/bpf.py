@@ -13,20 +13,33 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pinwatch import decode
 from pinwatch.abi import layout
 from pinwatch.errors import CannotRunError
 from pinwatch.host import compat, syscalls
 from pinwatch.host.compat import Hook
+from pinwatch.host.probe import possible_cpus
+from pinwatch.host.sysfs import cma_areas
 from pinwatch.model.kernel import HookState, Mode
-from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
+from pinwatch.model.sample import (
+    Durations,
+    KernelSample,
+    Migrations,
+    OpenPin,
+    TaskKey,
+    TaskTotals,
+)
 from pinwatch.recording import facts_from_json
 
 LOAD_TIMEOUT_S = 300  # a guest under emulation needs 30 to 60 s
+
+_S = TypeVar("_S", bound=ct.Structure)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +47,7 @@ class LiveHook:
     """A hook, its loaded programs (none: its state says why), and the links that hold it."""
 
     hook: Hook
-    symbol: str
+    symbols: tuple[str, ...]  # candidates: more than one only when they are in modules
     mode: Mode
     programs: tuple[int, ...]
     state: HookState
@@ -89,10 +102,18 @@ class Probes:
         message, fds = run_loader(bpf_dir=bpf_dir, procfs=procfs, sysfs=sysfs)
         self.facts = facts_from_json(message["facts"])
         self._maps = {name: fds[index] for name, index in message["maps"].items()}
-        self._cpus = syscalls.possible_cpus(sysfs)
+        self._cpus = possible_cpus(sysfs)
         by_name = {hook.name: hook for hook in compat.HOOKS}
         self._hooks = [_live_hook(by_name[row["hook"]], row, fds) for row in message["hooks"]]
         self.ring = syscalls.RingBuffer(self._maps["events"])
+        if "lru_batches" in self._maps:
+            for index, address in enumerate(message["lru_batches"]):
+                syscalls.write_slot(self._maps["lru_batches"], index, address.to_bytes(8, "little"))
+
+    def set_limits(self, *, slow_s: float, slow_loops: int) -> None:
+        """From when on a pin that succeeds leaves a record all the same."""
+        limits = layout.Limits(slow_ns=int(slow_s * 1e9), slow_loops=slow_loops)
+        syscalls.write_slot(self._maps["limits"], 0, bytes(limits))
 
     def attach(self) -> None:
         """Attach every hook that can be; CannotRunError when a core one cannot."""
@@ -107,7 +128,7 @@ class Probes:
 
     def attach_module(self, module: str) -> bool:
         """A module was loaded (again): attach its hooks. True when something changed."""
-        waiting = [live for live in self._hooks if live.hook.module == module]
+        waiting = [live for live in self._hooks if module in live.hook.modules]
         for live in waiting:
             _close(live.links)  # a probe in an unloaded module is dead
             self._attach(live)
@@ -117,7 +138,7 @@ class Probes:
         """Attach what waits for a module, should its load have gone unnoticed."""
         changed = False
         for live in self._hooks:
-            if live.hook.module and not live.state.attached:
+            if live.hook.modules and not live.state.attached:
                 self._attach(live)
                 changed |= live.state.attached
         return changed
@@ -125,32 +146,29 @@ class Probes:
     def _attach(self, live: LiveHook) -> None:
         if not live.programs:
             return
-        try:
-            live.links = self._links(live)
-        except OSError as error:
-            reason = _attach_reason(live.hook, live.mode, error)
-            live.state = _state(live.hook, live.symbol, Mode.OFF, reason)
-        else:
-            live.state = _state(live.hook, live.symbol, live.mode)
+        for symbol in live.symbols:
+            try:
+                live.links = self._links(live, symbol)
+            except OSError as error:
+                live.state = _refused(live, symbol, error)
+            else:
+                live.state = _state(live.hook, symbol, live.mode)
+                return
 
-    def _links(self, live: LiveHook) -> list[int]:
+    def _links(self, live: LiveHook, symbol: str) -> list[int]:
         links: list[int] = []
         try:
             for program, on_return in zip(live.programs, _phases(live.hook), strict=True):
-                links.append(self._link(live, program, on_return))
+                links.append(self._link(live.mode, symbol, program, on_return))
         except OSError:
             _close(links)
             raise
         return links
 
-    def _link(self, live: LiveHook, program: int, on_return: bool) -> int:
-        if live.mode is Mode.KPROBE:
-            return syscalls.attach_kprobe(
-                program, live.symbol, on_return=on_return, sysfs=self._sysfs
-            )
-        return syscalls.attach_tracing(
-            program, live.symbol if live.mode is Mode.RAW_TRACEPOINT else ""
-        )
+    def _link(self, mode: Mode, symbol: str, program: int, on_return: bool) -> int:
+        if mode is Mode.KPROBE:
+            return syscalls.attach_kprobe(program, symbol, on_return=on_return, sysfs=self._sysfs)
+        return syscalls.attach_tracing(program, symbol if mode is Mode.RAW_TRACEPOINT else "")
 
     @property
     def states(self) -> tuple[HookState, ...]:
@@ -158,11 +176,20 @@ class Probes:
 
     def sample(self) -> KernelSample:
         """All counters as they stand now."""
+        migrations = self._migrations()
+        witnesses = self._counters("witnesses", layout.VMSTAT_NAMES)
+        witnesses["pgmigrate_success"] = sum(m.succeeded for m in migrations)
+        witnesses["pgmigrate_fail"] = sum(m.failed for m in migrations)
         return KernelSample(
+            time_ns=time.monotonic_ns(),
             totals=self._totals(),
             durations=self._durations(),
-            witnesses=self._counters("witnesses", layout.VMSTAT_NAMES),
+            witnesses=witnesses,
             losses=self._counters("losses", layout.LOSS_NAMES),
+            migrations=migrations,
+            split_errors=self._counters("split_errors", layout.SPLIT_ERROR_NAMES),
+            cma_failures=self._cma_failures(),
+            open_pins=self._open_pins(),
         )
 
     def forget_task(self, key: TaskKey) -> None:
@@ -182,6 +209,33 @@ class Probes:
         cpus = syscalls.read_per_cpu(self._maps[name], index, _Counter, self._cpus)
         return sum(int.from_bytes(raw, "little") for raw in cpus)
 
+    def _migrations(self) -> tuple[Migrations, ...]:
+        """By migrate_reason, those that this kernel names."""
+        return tuple(
+            Migrations(
+                reason=name,
+                succeeded=sum(one.succeeded for one in counts),
+                failed=sum(one.failed for one in counts),
+            )
+            for value, name in self.facts.migrate_reasons.items()
+            for counts in (self._per_cpu("migrations", value, layout.Migrations),)
+        )
+
+    def _per_cpu(self, name: str, index: int, value: type[_S]) -> list[_S]:
+        raw = syscalls.read_per_cpu(self._maps[name], index, value, self._cpus)
+        return [value.from_buffer_copy(one) for one in raw]
+
+    def _cma_failures(self) -> dict[str, int]:
+        pairs = syscalls.read_hash(self._maps["cma_failures"], layout.Area, _Counter)
+        return dict.fromkeys(cma_areas(self._sysfs), 0) | {
+            decode.text(layout.Area.from_buffer_copy(key).name): int.from_bytes(value, "little")
+            for key, value in pairs
+        }
+
+    def _open_pins(self) -> tuple[OpenPin, ...]:
+        pairs = syscalls.read_hash(self._maps["frames"], _Tid, layout.Frame)
+        return tuple(decode.open_pin(value) for _, value in pairs)
+
     def _durations(self) -> tuple[Durations, ...]:
         return tuple(
             self._duration(source, result)
@@ -189,10 +243,9 @@ class Probes:
             for result in (layout.Result.OK, layout.Result.FAILED)
         )
 
-    def _duration(self, source: layout.Source, result: layout.Result) -> Durations:
+    def _duration(self, source: int, result: layout.Result) -> Durations:
         index = source * layout.Result.COUNT + result
-        raw = syscalls.read_per_cpu(self._maps["durations"], index, layout.Duration, self._cpus)
-        cpus = [layout.Duration.from_buffer_copy(one) for one in raw]
+        cpus = self._per_cpu("durations", index, layout.Duration)
         return Durations(
             source=layout.SOURCE_NAMES[source],
             failed=result is layout.Result.FAILED,
@@ -207,6 +260,10 @@ class Probes:
             _close(live.links)
             _close(list(live.programs))
         _close(list(self._maps.values()))
+
+
+class _Tid(ct.Structure):
+    _fields_ = (("value", ct.c_uint32),)
 
 
 class _Counter(ct.Structure):
@@ -228,12 +285,13 @@ def _task_totals(key: bytes, value: bytes) -> TaskTotals:
 
 
 def _live_hook(hook: Hook, row: dict[str, Any], fds: list[int]) -> LiveHook:
+    symbols = tuple(row["symbols"])
     return LiveHook(
         hook=hook,
-        symbol=row["symbol"],
+        symbols=symbols,
         mode=Mode(row["mode"]),
         programs=tuple(fds[index] for index in row["programs"]),
-        state=_state(hook, row["symbol"], Mode.OFF, row["reason"]),
+        state=_state(hook, symbols[0] if symbols else "", Mode.OFF, row["reason"]),
         links=[],
     )
 
@@ -244,13 +302,15 @@ def _state(hook: Hook, symbol: str, mode: Mode, reason: str = "") -> HookState:
 
 def _phases(hook: Hook) -> tuple[bool, ...]:
     """For each program of a hook, in order: does it run on return?"""
-    return tuple(is_exit for is_exit, wanted in ((False, hook.entry), (True, hook.exit)) if wanted)
+    exits = hook.exit or bool(hook.returns)
+    return tuple(is_exit for is_exit, wanted in ((False, hook.entry), (True, exits)) if wanted)
 
 
-def _attach_reason(hook: Hook, mode: Mode, error: OSError) -> str:
-    if hook.module and error.errno == errno.ENOENT:
-        return f"module {hook.module} is not loaded"
-    return f"{mode}: {error.strerror}"
+def _refused(live: LiveHook, symbol: str, error: OSError) -> HookState:
+    if live.hook.modules and error.errno == errno.ENOENT:
+        reason = f"module {' or '.join(live.hook.modules)} is not loaded"
+        return _state(live.hook, symbol, Mode.WAITING, reason)
+    return _state(live.hook, symbol, Mode.OFF, f"{live.mode}: {error.strerror}")
 
 
 def _close(fds: list[int]) -> None:

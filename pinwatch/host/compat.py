@@ -22,7 +22,9 @@ class Hook:
     sees: str
     entry: bool = True
     exit: bool = False
-    module: str = ""  # the symbol lives in this module, which may load later
+    returns: str = ""  # "long", "int", "pointer": its exit is the shared program for that
+    modules: tuple[str, ...] = ()  # the symbols live in these, which may load later
+    reads: int | None = None  # arguments that the program reads; None: any of them
     core: bool = False  # without it there is nothing to say, so the daemon is not ready
 
     def programs(self, symbol: str, mode: Mode) -> tuple[str, ...]:
@@ -32,12 +34,16 @@ class Hook:
         prefixes = ("kfunc__", "kretfunc__") if mode is Mode.FENTRY else ("entry_", "return_")
         target = symbol if mode is Mode.FENTRY else self.name
         wanted = zip(prefixes, (self.entry, self.exit), strict=True)
-        return tuple(prefix + target for prefix, want in wanted if want)
+        own = tuple(prefix + target for prefix, want in wanted if want)
+        return (*own, f"return_{self.returns}") if self.returns else own
 
 
 _TRACED = (Mode.FENTRY, Mode.KPROBE)
+_TRACEPOINT = (Mode.RAW_TRACEPOINT,)
+# Seldom called, so that they can share programs; and bcc before 0.28 has no trampoline for modules.
+_REQUEST = (Mode.KPROBE,)
 
-HOOKS: tuple[Hook, ...] = (
+_PIN = (
     Hook(
         name="gup_longterm",
         symbols=("__gup_longterm_locked",),
@@ -47,16 +53,48 @@ HOOKS: tuple[Hook, ...] = (
         sees="long-term pins",
     ),
     Hook(
+        name="memfd_pin",
+        symbols=("memfd_pin_folios",),  # v6.11
+        modes=_TRACED,
+        exit=True,
+        sees="pins of a memfd that need no mapping (udmabuf, iommufd)",
+    ),
+    Hook(
+        name="check_vma",
+        symbols=("check_vma_flags",),
+        modes=(Mode.FENTRY,),  # the argument is needed on return
+        entry=False,
+        exit=True,
+        sees="memory of a kind that may not be pinned, and pins that start again and again",
+    ),
+    Hook(
+        name="collect",
+        symbols=("collect_longterm_unpinnable_folios",),  # v6.12, before it is inlined
+        modes=(Mode.FENTRY,),
+        entry=False,
+        exit=True,
+        sees="folios that could not be isolated",
+    ),
+    Hook(
+        name="memcg_oom",
+        symbols=("mem_cgroup_out_of_memory",),
+        modes=_TRACED,
+        sees="a memory cgroup's limit as the cause",
+    ),
+)
+
+_MIGRATION = (
+    Hook(
         name="migrate_start",
         symbols=("mm_migrate_pages_start",),
-        modes=(Mode.RAW_TRACEPOINT,),
+        modes=_TRACEPOINT,
         core=True,
         sees="rounds of migration in a pin",
     ),
     Hook(
         name="migrate_end",
         symbols=("mm_migrate_pages",),
-        modes=(Mode.RAW_TRACEPOINT,),
+        modes=_TRACEPOINT,
         core=True,
         sees="migrated and failed pages",
     ),
@@ -80,6 +118,12 @@ HOOKS: tuple[Hook, ...] = (
         sees="which folios were left when the pin gave up, with their references",
     ),
     Hook(
+        name="lru_search",
+        symbols=("putback_movable_pages",),
+        modes=(Mode.KPROBE,),  # an fentry program is named by its function, which has one
+        sees="pages that sit in a CPU's LRU batch",
+    ),
+    Hook(
         name="split",
         symbols=(
             "__folio_split",  # v6.15
@@ -90,15 +134,131 @@ HOOKS: tuple[Hook, ...] = (
         exit=True,
         sees="huge pages that could not be split",
     ),
+)
+
+_SOURCES = (
     Hook(
         name="vfio_map",
         symbols=("vfio_iommu_type1_ioctl",),
-        # bcc before 0.28 has no trampoline for functions of modules
-        modes=(Mode.KPROBE,),
-        exit=True,
-        module="vfio_iommu_type1",
+        modes=_REQUEST,
+        returns="long",
+        modules=("vfio_iommu_type1",),
         sees="VFIO type1 maps",
     ),
+    Hook(
+        name="iommufd_map",
+        symbols=("iopt_map_user_pages",),
+        modes=_REQUEST,
+        returns="int",
+        modules=("iommufd",),
+        sees="iommufd maps",
+    ),
+    Hook(
+        name="iommufd_map_file",
+        symbols=("iopt_map_file_pages",),  # v6.13
+        modes=_REQUEST,
+        returns="int",
+        modules=("iommufd",),
+        sees="iommufd maps of a memfd",
+    ),
+    Hook(
+        name="iommufd_attach",
+        symbols=("iopt_table_add_domain",),
+        modes=_REQUEST,
+        returns="int",
+        modules=("iommufd",),
+        sees="iommufd maps that are pinned when a device is attached",
+    ),
+    Hook(
+        name="io_register",
+        symbols=("io_sqe_buffers_register",),
+        modes=_REQUEST,
+        returns="int",
+        sees="io_uring's registration of buffers as one operation",
+    ),
+    Hook(
+        name="io_pin",
+        symbols=("io_pin_pages",),
+        modes=_REQUEST,
+        returns="pointer",
+        sees="memory that io_uring pins",
+    ),
+    Hook(
+        name="rdma_umem",
+        symbols=(
+            "__ib_umem_get_va",  # v7.1, in ib_core
+            "ib_umem_get",
+        ),
+        modes=_REQUEST,
+        returns="pointer",
+        modules=("ib_core", "ib_uverbs"),
+        sees="RDMA memory regions",
+    ),
+    Hook(
+        name="xdp_umem",
+        symbols=("xdp_umem_create",),
+        modes=_REQUEST,
+        returns="pointer",
+        sees="AF_XDP memory",
+    ),
+    Hook(
+        name="vhost_vdpa",
+        symbols=("vhost_vdpa_process_iotlb_msg",),
+        modes=_REQUEST,
+        returns="int",
+        modules=("vhost_vdpa",),
+        sees="vhost-vdpa maps",
+    ),
+    Hook(
+        name="vduse",
+        symbols=("vduse_dev_ioctl",),
+        modes=_REQUEST,
+        returns="long",
+        modules=("vduse",),
+        sees="VDUSE memory",
+    ),
+    Hook(
+        name="udmabuf",
+        symbols=("udmabuf_ioctl",),
+        modes=_REQUEST,
+        returns="long",
+        sees="DMA buffers made of memfds",
+    ),
+    Hook(
+        name="sev_region",
+        symbols=("sev_mem_enc_register_region",),
+        modes=_REQUEST,
+        returns="int",
+        modules=("kvm_amd",),
+        sees="memory of SEV guests",
+    ),
+)
+
+_WAITS = (
+    Hook(
+        name="lru_drain",
+        symbols=("lru_add_drain_all",),
+        modes=_TRACED,
+        exit=True,
+        sees="pins that wait for all CPUs to drain their LRU batches",
+    ),
+    Hook(
+        name="writeback",
+        symbols=("folio_wait_writeback",),
+        modes=_TRACED,
+        exit=True,
+        sees="pins that wait for writeback",
+    ),
+    Hook(
+        name="folio_lock",
+        symbols=("__folio_lock",),
+        modes=_TRACED,
+        exit=True,
+        sees="pins that wait for a locked folio",
+    ),
+)
+
+_HOLDERS = (
     Hook(
         name="drop_caches",
         symbols=("drop_caches_sysctl_handler",),
@@ -114,12 +274,127 @@ HOOKS: tuple[Hook, ...] = (
         sees="which mapping drop_caches walks",
     ),
     Hook(
+        name="fadvise",
+        symbols=(
+            "mapping_try_invalidate",  # v6.5
+            "invalidate_mapping_pagevec",
+        ),
+        modes=_TRACED,
+        exit=True,
+        sees="which mapping posix_fadvise walks",
+    ),
+    Hook(
+        name="collapse_file",
+        symbols=("collapse_file",),
+        modes=_TRACED,
+        exit=True,
+        sees="which mapping khugepaged collapses",
+    ),
+    Hook(
+        name="vmsplice",
+        symbols=("add_to_pipe",),
+        modes=_TRACED,
+        sees="pages put into pipes by vmsplice",
+    ),
+    Hook(
+        name="splice",
+        symbols=("splice_folio_into_pipe",),  # v6.5, before it is inlined
+        modes=_TRACED,
+        sees="pages put into pipes by splice and sendfile",
+    ),
+    Hook(
+        name="compaction_begin",
+        symbols=("mm_compaction_begin",),
+        modes=_TRACEPOINT,
+        sees="compaction",
+    ),
+    Hook(
+        name="compaction_end",
+        symbols=("mm_compaction_end",),
+        modes=_TRACEPOINT,
+        sees="the end of compaction",
+    ),
+    Hook(
+        name="reclaim", symbols=("shrink_node",), modes=_TRACED, exit=True, sees="reclaim, kswapd"
+    ),
+    Hook(name="pageout", symbols=("reclaim_pages",), modes=_TRACED, exit=True, sees="MADV_PAGEOUT"),
+    Hook(
+        name="khugepaged_pmd",
+        symbols=("mm_khugepaged_scan_pmd",),
+        modes=_TRACEPOINT,
+        sees="khugepaged at anonymous memory",
+    ),
+    Hook(
+        name="khugepaged_file",
+        symbols=("mm_khugepaged_scan_file",),
+        modes=_TRACEPOINT,
+        sees="khugepaged at shared memory",
+    ),
+    Hook(
+        name="ksm_start",
+        symbols=("ksm_start_scan",),  # v6.4
+        modes=_TRACEPOINT,
+        sees="ksmd",
+    ),
+    Hook(name="ksm_stop", symbols=("ksm_stop_scan",), modes=_TRACEPOINT, sees="the end of a scan"),
+    Hook(
+        name="ksm_merge",
+        symbols=("try_to_merge_one_page",),
+        modes=_TRACED,
+        sees="ksmd at pages that it merges",
+    ),
+    Hook(name="damon", symbols=("damon_get_folio",), modes=_TRACED, sees="DAMON"),
+    Hook(
+        name="offline",
+        symbols=("offline_pages",),
+        modes=_TRACED,
+        exit=True,
+        sees="memory being taken offline",
+    ),
+    Hook(
+        name="contig",
+        symbols=(
+            "alloc_contig_frozen_range_noprof",
+            "alloc_contig_range_noprof",  # v6.10
+            "alloc_contig_range",
+        ),
+        modes=_TRACED,
+        exit=True,
+        sees="contiguous allocation: CMA, gigantic pages",
+    ),
+    Hook(
+        name="memory_failure",
+        symbols=("memory_failure",),
+        modes=_TRACED,
+        exit=True,
+        sees="memory errors",
+    ),
+    Hook(
+        name="process_vm",
+        symbols=("process_vm_rw",),
+        modes=_TRACED,
+        exit=True,
+        reads=1,  # of seven
+        sees="process_vm_readv and process_vm_writev",
+    ),
+)
+
+_HOST = (
+    Hook(
+        name="cma_finish",
+        symbols=("cma_alloc_finish",),
+        modes=_TRACEPOINT,
+        sees="CMA allocations that fail",
+    ),
+    Hook(
         name="module_load",
         symbols=("module_load",),
-        modes=(Mode.RAW_TRACEPOINT,),
+        modes=_TRACEPOINT,
         sees="modules that load later (found by polling instead)",
     ),
 )
+
+HOOKS: tuple[Hook, ...] = (*_PIN, *_MIGRATION, *_SOURCES, *_WAITS, *_HOLDERS, *_HOST)
 
 # The only fields of kernel structures that bpf/*.c may name.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -129,13 +404,19 @@ FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "mm_struct": ("arg_start", "arg_end", "locked_vm", "pinned_vm"),
     "signal_struct": ("rlim",),
-    "cred": ("cap_effective",),
+    "cred": ("cap_effective", "user"),
+    "user_struct": ("locked_vm",),
+    "vm_area_struct": ("vm_start", "vm_end", "vm_flags", "vm_file"),
+    "file": ("f_mapping",),
+    "pipe_inode_info": ("head", "tail", "ring_size", "bufs"),
+    "pipe_buffer": ("page",),
     "page": ("_mapcount", "compound_head"),
     "folio": (
         "flags", "lru", "mapping", "index", "_mapcount", "_refcount", "_pincount",
         "_flags_1", "_folio_order", "_folio_dtor", "_total_mapcount", "_large_mapcount",
     ),
     "address_space": ("a_ops", "host"),
+    "address_space_operations": ("migrate_folio",),
     "inode": ("i_sb",),
     "super_block": ("s_magic",),
     "mem_section": ("usage",),
@@ -146,16 +427,54 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 # Enumerators passed to the BPF side as KERNEL_<name>.
-ENUMERATORS = ("FOLL_LONGTERM", "MR_LONGTERM_PIN", "PG_head")
+ENUMERATORS = (
+    "FOLL_LONGTERM", "MR_LONGTERM_PIN", "MR_NUMA_MISPLACED", "MR_SYSCALL", "MR_MEMPOLICY_MBIND",
+    "PG_head",
+)  # fmt: skip
 
 # Symbols whose addresses the BPF side reads, and operations tables that tell a mapping's kind.
-DATA_SYMBOLS = ("vmemmap_base", "mem_section")
+DATA_SYMBOLS = ("vmemmap_base", "mem_section", "__per_cpu_offset", "shmem_aops")
 A_OPS = ("shmem_aops", "swap_aops", "hugetlbfs_aops", "secretmem_aops")
+
+# Operations that refuse every migration: nothing to wait for.
+REFUSING_OPS = ("secretmem_migrate_folio", "kvm_gmem_migrate_folio", "aio_migrate_folio")
+
+
+@dataclass(frozen=True, slots=True)
+class LruBatch:
+    """A per-CPU batch of folios on their way to an LRU list: symbol, and member of its type."""
+
+    symbol: str
+    struct: str
+    member: str
+
+
+# mm/swap.c, mm/mlock.c. A kernel has those whose symbol and member it has.
+LRU_BATCHES = (
+    *(
+        LruBatch("cpu_fbatches", "cpu_fbatches", member)
+        for member in (
+            "lru_add", "lru_deactivate_file", "lru_deactivate", "lru_lazyfree", "lru_activate",
+            "lru_move_tail",
+            "activate",  # before v6.12
+        )
+    ),
+    LruBatch("lru_rotate", "lru_rotate", "fbatch"),  # before v6.12
+    LruBatch("mlock_fbatch", "mlock_fbatch", "fbatch"),  # v6.4
+    LruBatch("mlock_pvec", "mlock_pvec", "vec"),
+)  # fmt: skip
 
 PAGE_FLAGS = (
     "PG_locked", "PG_writeback", "PG_dirty", "PG_lru", "PG_head", "PG_private", "PG_private_2",
     "PG_unevictable", "PG_mlocked", "PG_swapcache", "PG_swapbacked", "PG_uptodate", "PG_active",
+    "PG_hwpoison",
 )  # fmt: skip
 ZONES = {"DMA": "ZONE_DMA", "DMA32": "ZONE_DMA32", "Normal": "ZONE_NORMAL",
          "Movable": "ZONE_MOVABLE", "Device": "ZONE_DEVICE"}  # fmt: skip
 MIGRATETYPES = ("UNMOVABLE", "MOVABLE", "RECLAIMABLE", "HIGHATOMIC", "CMA", "ISOLATE")
+
+# enum migrate_reason
+MIGRATE_REASONS = (
+    "COMPACTION", "MEMORY_FAILURE", "MEMORY_HOTPLUG", "SYSCALL", "MEMPOLICY_MBIND",
+    "NUMA_MISPLACED", "CONTIG_RANGE", "LONGTERM_PIN", "DEMOTION", "DAMON",
+)  # fmt: skip

@@ -12,7 +12,13 @@ from pathlib import Path
 from pinwatch.abi.layout import static_assertions
 from pinwatch.host import compat
 from pinwatch.host.btf import Btf
-from pinwatch.host.probe import KernelProbe, PlannedHook, pageblock_bits
+from pinwatch.host.probe import (
+    KernelProbe,
+    PlannedHook,
+    lru_batch_size,
+    lru_batches,
+    pageblock_bits,
+)
 
 _SCALARS = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}
 
@@ -120,13 +126,31 @@ def preamble(kernel: KernelProbe) -> str:
         parts.append(f"#define PAGEBLOCK_BITS {bits}\n")
     if (lru := btf.field("folio", "lru")) is not None:
         parts.append(f"#define FOLIO_LRU_OFFSET {lru.offset}\n")
+    parts.append(_lru_batch_macros(kernel))
     return "".join(parts)
+
+
+# The verifier follows the search over all CPUs, and gives up at a million instructions.
+_MAX_SEARCHED_CPUS = 256
+
+
+def _lru_batch_macros(kernel: KernelProbe) -> str:
+    batches, size = lru_batches(kernel.btf, kernel.symbols), lru_batch_size(kernel.btf)
+    if not batches or size is None:
+        return ""
+    return (
+        f"#define NR_LRU_BATCHES {len(batches)}\n#define LRU_BATCH_SIZE {size}\n"
+        f"#define LRU_BATCH_CPUS {min(kernel.cpus, _MAX_SEARCHED_CPUS)}\n"
+    )
 
 
 # In this order: the ABI, then what the programs share, then one file for each path.
 SOURCES = (
-    "pinwatch.h", "common.h", "compat.h", "task.h", "folio.h",
-    "gup.c", "migrate.c", "split.c", "vfio.c", "drop_caches.c", "module.c",
+    "pinwatch.h", "common.h", "compat.h", "task.h", "windows.h", "folio.h",
+    "gup.c", "waits.c", "holders.c", "walks.c", "pipes.c", "migrate.c", "lru_batches.c", "split.c",
+    "host.c",
+    "vfio.c", "iommufd.c", "io_uring.c", "rdma.c", "af_xdp.c", "vdpa.c", "udmabuf.c", "sev.c",
+    "module.c",
 )  # fmt: skip
 
 

@@ -21,10 +21,13 @@ from typing import Any
 
 from pinwatch.errors import CannotRunError
 from pinwatch.host import headers, syscalls
-from pinwatch.host.probe import KernelProbe, PlannedHook, probe
+from pinwatch.host.probe import KernelProbe, PlannedHook, lru_batches, probe
 from pinwatch.model.kernel import Mode
 
-MAPS = ("events", "losses", "witnesses", "durations", "totals")
+MAPS = (
+    "events", "losses", "witnesses", "durations", "totals", "limits", "frames", "migrations",
+    "split_errors", "cma_failures", "lru_batches",
+)  # fmt: skip
 FDS_PER_MESSAGE = 200  # the kernel takes 253 (SCM_MAX_FD)
 
 
@@ -103,6 +106,14 @@ def load_or_refuse(
     return loaded, refused
 
 
+def map_descriptor(module: Any, name: str) -> int | None:
+    """None for a map that this kernel has no use for: it was not compiled."""
+    try:
+        return int(module[name].map_fd)
+    except KeyError:
+        return None
+
+
 def next_modes(plan: Iterable[PlannedHook], refused: dict[str, str]) -> tuple[PlannedHook, ...]:
     """The plan with each refused hook in its next mode, or off, with the reason so far."""
     return tuple(
@@ -138,15 +149,23 @@ def load_all(kernel: KernelProbe, bpf_dir: Path, tree: Path) -> tuple[dict[str, 
     hooks = [
         {
             "hook": planned.hook.name,
-            "symbol": planned.symbol,
+            "symbols": planned.symbols,
             "mode": planned.modes[0] if planned.modes else Mode.OFF,
             "programs": keep(loaded.get(planned.hook.name, [])),
             "reason": planned.reason,
         }
         for planned in kernel.plan
     ]
-    maps = {name: keep([int(module[name].map_fd)])[0] for name in MAPS}
-    return {"facts": asdict(kernel.facts), "hooks": hooks, "maps": maps}, fds
+    maps = {
+        name: keep([fd])[0] for name in MAPS if (fd := map_descriptor(module, name)) is not None
+    }
+    message = {
+        "facts": asdict(kernel.facts),
+        "hooks": hooks,
+        "maps": maps,
+        "lru_batches": [address for _, address in lru_batches(kernel.btf, kernel.symbols)],
+    }
+    return message, fds
 
 
 def send(channel: socket.socket, message: dict[str, Any], fds: list[int]) -> None:

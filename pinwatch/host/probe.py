@@ -13,19 +13,24 @@ from pathlib import Path
 from pinwatch.errors import CannotRunError
 from pinwatch.host import compat
 from pinwatch.host.btf import Btf, BtfError
-from pinwatch.host.compat import Hook
+from pinwatch.host.compat import Hook, LruBatch
 from pinwatch.model.kernel import KernelFacts, Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedHook:
-    """A hook with the symbol chosen for this kernel; no symbol means off, with the reason."""
+    """A hook with the symbol chosen for this kernel; none means off, with the reason. A hook into
+    modules keeps all: which one there is shows when a module is loaded."""
 
     hook: Hook
-    symbol: str = ""
+    symbols: tuple[str, ...] = ()
     nr_args: int | None = None
     modes: tuple[Mode, ...] = ()
     reason: str = ""
+
+    @property
+    def symbol(self) -> str:
+        return self.symbols[0] if self.symbols else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,7 @@ class KernelProbe:
     plan: tuple[PlannedHook, ...]
     btf: Btf
     symbols: dict[str, int]
+    cpus: int  # possible ones
 
 
 def read_btf(sysfs: Path) -> Btf:
@@ -74,27 +80,30 @@ def read_symbols(procfs: Path, wanted: frozenset[str]) -> dict[str, int]:
 def plan_hook(hook: Hook, btf: Btf, symbols: dict[str, int]) -> PlannedHook:
     """Choose the first symbol that this kernel has. Functions of modules are taken on trust:
     they appear when the module does."""
+    if hook.modules:
+        return PlannedHook(hook=hook, symbols=hook.symbols, modes=hook.modes)
     for symbol in hook.symbols:
-        if hook.module:
-            return PlannedHook(hook=hook, symbol=symbol, modes=hook.modes)
         if hook.modes == (Mode.RAW_TRACEPOINT,):
             nr_args = btf.tracepoint_nr_args(symbol)
             modes: tuple[Mode, ...] = hook.modes if nr_args is not None else ()
         else:
             nr_args = btf.nr_args(symbol)
-            modes = tuple(m for m in hook.modes if _possible(m, symbol, nr_args, symbols))
+            modes = tuple(m for m in hook.modes if _possible(m, hook, symbol, nr_args, symbols))
         if modes:
-            return PlannedHook(hook=hook, symbol=symbol, nr_args=nr_args, modes=modes)
+            return PlannedHook(hook=hook, symbols=(symbol,), nr_args=nr_args, modes=modes)
     tried = ", ".join(hook.symbols)
     return PlannedHook(hook=hook, reason=f"this kernel has none of: {tried}")
 
 
-def _possible(mode: Mode, symbol: str, nr_args: int | None, symbols: dict[str, int]) -> bool:
-    """fentry needs the function in BTF. A kprobe needs it in kallsyms, and its arguments in
-    registers: x86-64 passes six."""
+def _possible(
+    mode: Mode, hook: Hook, symbol: str, nr_args: int | None, symbols: dict[str, int]
+) -> bool:
+    """fentry needs the function in BTF. A kprobe needs it in kallsyms, and the arguments that it
+    reads in registers: x86-64 passes six."""
     if mode is Mode.FENTRY:
         return nr_args is not None
-    return symbol in symbols and (nr_args or 0) <= 6
+    reads = hook.reads if hook.reads is not None else nr_args
+    return symbol in symbols and (reads or 0) <= 6
 
 
 def make_plan(btf: Btf, symbols: dict[str, int]) -> tuple[PlannedHook, ...]:
@@ -124,7 +133,35 @@ def make_facts(btf: Btf, symbols: dict[str, int], release: str) -> KernelFacts:
         page_type_in_top_byte=hugetlb is not None,
         hugetlb_cache_refs_per_page=dtor is None,
         a_ops={symbols[name]: name for name in compat.A_OPS if symbols.get(name)},
+        refusing_ops=tuple(symbols[name] for name in compat.REFUSING_OPS if symbols.get(name)),
+        lru_batches=tuple(
+            f"{batch.symbol}.{batch.member}" for batch, _ in lru_batches(btf, symbols)
+        ),
+        migrate_reasons=_migrate_reasons(btf),
     )
+
+
+def lru_batches(btf: Btf, symbols: dict[str, int]) -> tuple[tuple[LruBatch, int], ...]:
+    """The per-CPU batches of this kernel, each with its per-CPU address (before the CPU's own
+    offset is added)."""
+    found = []
+    for batch in compat.LRU_BATCHES:
+        field = btf.field(batch.struct, batch.member)
+        if field is not None and batch.symbol in symbols:
+            found.append((batch, symbols[batch.symbol] + field.offset))
+    return tuple(found)
+
+
+def lru_batch_size(btf: Btf) -> int | None:
+    """Entries of a batch: 31, 15 before v6.11, behind a header of 8 bytes. None: not known."""
+    size = btf.size("folio_batch")
+    return None if size is None else (size - 8) // 8
+
+
+def _migrate_reasons(btf: Btf) -> dict[int, str]:
+    """enum migrate_reason: its names as the tracepoint prints them, near enough."""
+    values = {name: btf.enumerator(f"MR_{name}") for name in compat.MIGRATE_REASONS}
+    return {value: name.lower() for name, value in _present(values).items()}
 
 
 def _present(values: dict[str, int | None]) -> dict[str, int]:
@@ -149,7 +186,14 @@ def pageblock_bits(btf: Btf) -> int | None:
 def wanted_symbols() -> frozenset[str]:
     """Every symbol that the tables of compat name."""
     hooks = {symbol for hook in compat.HOOKS for symbol in hook.symbols}
-    return frozenset(hooks | set(compat.DATA_SYMBOLS) | set(compat.A_OPS))
+    batches = {batch.symbol for batch in compat.LRU_BATCHES}
+    return frozenset(hooks | batches | {*compat.DATA_SYMBOLS, *compat.A_OPS, *compat.REFUSING_OPS})
+
+
+def possible_cpus(sysfs: Path) -> int:
+    """One more than the highest CPU there may ever be: how many values a per-CPU map has."""
+    text = (sysfs / "devices/system/cpu/possible").read_text().strip()
+    return int(text.replace("-", ",").split(",")[-1]) + 1
 
 
 # include/uapi/linux/capability.h: bit, name, what needs it.
@@ -183,4 +227,5 @@ def probe(*, procfs: Path, sysfs: Path) -> KernelProbe:
         plan=make_plan(btf, symbols),
         btf=btf,
         symbols=symbols,
+        cpus=possible_cpus(sysfs),
     )

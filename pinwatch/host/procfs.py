@@ -32,6 +32,15 @@ def is_alive(procfs: Path, key: TaskKey) -> bool:
     return start_ticks(procfs, key.tgid) == key.start_ns // NS_PER_TICK
 
 
+def cmdline(procfs: Path, tgid: int) -> tuple[str, ...]:
+    """The arguments of a process; none when it is gone, or a kernel thread."""
+    try:
+        raw = (procfs / str(tgid) / "cmdline").read_bytes()
+    except OSError:
+        return ()
+    return tuple(raw.rstrip(b"\0").decode("utf-8", "backslashreplace").split("\0")) if raw else ()
+
+
 def vmms(procfs: Path) -> Iterator[tuple[TaskKey, tuple[str, ...]]]:
     """Processes that run now and look like a VMM, with their command lines.
 
@@ -44,10 +53,11 @@ def vmms(procfs: Path) -> Iterator[tuple[TaskKey, tuple[str, ...]]]:
         try:
             if not is_qemu((entry / "comm").read_text().strip()):
                 continue
-            raw = (entry / "cmdline").read_bytes()
         except OSError:
             continue  # it went away
         ticks = start_ticks(procfs, int(entry.name))
         if ticks is not None:
-            words = raw.rstrip(b"\0").decode("utf-8", "backslashreplace").split("\0")
-            yield TaskKey(int(entry.name), ticks * NS_PER_TICK), tuple(words)
+            yield (
+                TaskKey(int(entry.name), ticks * NS_PER_TICK),
+                cmdline(procfs, int(entry.name)),
+            )

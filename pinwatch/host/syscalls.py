@@ -100,12 +100,6 @@ def attach_kprobe(program: int, symbol: str, *, on_return: bool, sysfs: Path) ->
     return fd
 
 
-def possible_cpus(sysfs: Path) -> int:
-    """How many values a per-CPU map has: one more than the highest possible CPU."""
-    text = (sysfs / "devices/system/cpu/possible").read_text().strip()
-    return int(text.replace("-", ",").split(",")[-1]) + 1
-
-
 def read_per_cpu(map_fd: int, index: int, value: type[ct.Structure], cpus: int) -> list[bytes]:
     """One slot of a per-CPU array: the bytes of each CPU."""
     width = (ct.sizeof(value) + 7) // 8 * 8
@@ -129,6 +123,12 @@ def read_hash(
         if lib.bpf_map_lookup_elem(map_fd, following, found) == 0:
             yield following.raw, found.raw
         last = following
+
+
+def write_slot(map_fd: int, index: int, value: bytes) -> None:
+    """Set one slot of an array map."""
+    key = ct.c_uint32(index)
+    _checked(_libbpf().bpf_map_update_elem(map_fd, ct.byref(key), value, ct.c_uint64(0)))
 
 
 def delete_key(map_fd: int, key: bytes) -> None:

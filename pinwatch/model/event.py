@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pinwatch.model.pin import PinSource
+from pinwatch.model.holder import Holder
+from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import TaskKey
 
 
@@ -70,17 +71,33 @@ class ModuleLoaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HolderSeen:
-    """Something that takes references on folios began, or ended."""
+class Activity:
+    """The newest activity of a kind that takes references on folios or isolates them. At a folio
+    (`Culprit`), or anywhere in the frames [first_pfn, last_pfn)."""
 
-    time_ns: int
-    task: Task
-    holder: str  # model.failure Holder value
+    holder: Holder
     start_ns: int
-    end_ns: int | None  # None: it begins
-    value: int
-    parent_tgid: int
-    parent_comm: str
+    end_ns: int | None  # None: it goes on
+    tgid: int
+    tid: int
+    comm: str
+    first_pfn: int = 0
+    last_pfn: int = 0  # 0: all memory, or not known
+    parent_tgid: int = 0
+    parent_comm: str = ""
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedVma:
+    """The VMA that GUP refused."""
+
+    start: int
+    end: int
+    flags: int
+    kind: MappingKind
+    s_magic: int
+    errno: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +123,12 @@ class FolioFacts:
     attempts: int
     seen: Seen
     left: bool  # still there when the pin gave up; else it moved in a later pass
-    walker_tid: int | None  # thread that walked this mapping at the time
-    walk_start_ns: int
+    culprit: Activity | None  # seen at this folio or its mapping
+    lru_batch: str | None  # the per-CPU batch that has it
+    lru_batch_cpu: int
+    poisoned: bool
+    has_migrate_op: bool  # false: its file system cannot move pages
+    refuses_migration: bool  # its operation always says no
 
     @property
     def nr_pages(self) -> int:
@@ -124,20 +145,22 @@ class Memlock:
 
     limit_pages: int
     locked_pages: int
-    pinned_pages: int
+    pinned_pages: int  # of the process
+    user_pages: int  # of the user, over all processes
     cap_ipc_lock: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PinFailed:
-    """One long-term pin operation that failed, with all that was seen on the way."""
+class PinEnded:
+    """One long-term pin operation that failed or was slow, with all that was seen on the way."""
 
     time_ns: int
     task: Task
     cmdline: tuple[str, ...]
     source: PinSource
-    errno: int
+    errno: int  # 0: it succeeded
     gup_errno: int  # of the GUP call inside, 0 when none failed
+    gup_short: int  # pages missing from the last GUP call
     duration_ns: int
     vaddr: int
     iova: int
@@ -154,9 +177,20 @@ class PinFailed:
     split_failed: int
     split_ok: int
     split_errno: int
+    loops: int  # the most that one GUP call started again
+    isolate_failed: int
+    in_place: int  # GUP calls that returned pages which may not be pinned
+    last_loops: int  # VMAs looked up in the last GUP call
+    last_vma_flags: int  # vm_flags of the last of them
+    alloc_failed: int  # allocations, other than destinations
+    memcg_oom: int
+    waits_ns: dict[Wait, int]
+    vma: RefusedVma | None
+    activities: tuple[Activity, ...]
+    stack: tuple[int, ...]  # kernel addresses, innermost first
     folios: tuple[FolioFacts, ...]
     folios_dropped: int
     memlock: Memlock
 
 
-Event = TaskSeen | ModuleLoaded | HolderSeen | PinFailed
+Event = TaskSeen | ModuleLoaded | PinEnded

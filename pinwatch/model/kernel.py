@@ -16,6 +16,7 @@ class Mode(StrEnum):
     RAW_TRACEPOINT = "raw_tracepoint"
     FENTRY = "fentry"
     KPROBE = "kprobe"
+    WAITING = "waiting"  # for a module to be loaded
     OFF = "off"
 
 
@@ -35,6 +36,9 @@ class KernelFacts:
     page_type_in_top_byte: bool = False
     hugetlb_cache_refs_per_page: bool = True  # 6.1 counts one for each folio
     a_ops: dict[int, str] = field(default_factory=dict)  # address -> "shmem_aops"
+    refusing_ops: tuple[int, ...] = ()  # addresses of migrate operations that always refuse
+    lru_batches: tuple[str, ...] = ()  # names of the per-CPU batches, in the order of searching
+    migrate_reasons: dict[int, str] = field(default_factory=dict)  # value -> "compaction"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,4 +53,4 @@ class HookState:
 
     @property
     def attached(self) -> bool:
-        return self.mode is not Mode.OFF
+        return self.mode not in (Mode.OFF, Mode.WAITING)

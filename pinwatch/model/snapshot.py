@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pinwatch.model.failure import Failure
+from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.kernel import HookState
 from pinwatch.model.sample import Durations
 from pinwatch.model.vm import Vm
@@ -23,3 +23,5 @@ class Snapshot:
     reconciliation: dict[str, int]  # vmstat counter -> our sum minus the kernel's
     hooks: tuple[HookState, ...]
     failures: tuple[Failure, ...]  # newest last, bounded
+    slow_pins: tuple[SlowPin, ...]  # newest last, bounded
+    stuck: tuple[StuckPin, ...]  # now

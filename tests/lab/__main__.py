@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     does = parser.add_mutually_exclusive_group(required=True)
     does.add_argument("--list", action="store_true", help="show the kernels, and which are here")
     does.add_argument(
-        "--fetch", nargs="*", metavar="SERIES", help="fetch kernels (all, with tools)"
+        "--fetch", nargs="*", metavar="SERIES", help="fetch kernels (all stock ones, with tools)"
     )
     does.add_argument("--shell", action="store_true", help="open a root shell in a guest")
     does.add_argument(
@@ -63,14 +63,15 @@ def _do(arguments: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    for series in kernels.SERIES:
+    for series in (*kernels.SERIES, *kernels.BUILT):
         kernel = kernels.cached(series)
         zones = [
             word for word, has in (("movable", series.zone_movable), ("cma", series.cma)) if has
         ]
-        here = kernel.release if kernel else "not fetched"
+        missing = "not built" if series.config else "not fetched"
+        here = kernel.release if kernel else missing
         note = " (the suite has moved on)" if kernel and kernel.moved else ""
-        print(f"{series.name:6}{here}{note}  [{', '.join(zones)}]")
+        print(f"{series.name:14}{here}{note}  [{', '.join(zones)}]")
     return 0
 
 

@@ -1,10 +1,12 @@
 """The kernels of the lab, in one table, and how each gets into the cache.
 
 Takes a series ("6.1").  Gives a kernel that can boot: its image and its modules, from the cache
-or, once, from the archive.  Never takes another series without saying so, and never lets a kernel
+or, once, from the archive: as its package, or built from the distribution's source where no
+package has what is needed.  Never takes another series without saying so, and never lets a kernel
 that cannot be had pass for one that was tested: it raises LabError and names the suite.
 """
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.lab.archive import Suite, cache_dir, locked, newest, open_suite
+from tests.lab import build
+from tests.lab.archive import cache_dir, locked, newest, open_suite
 from tests.lab.errors import LabError
 
 Say = Callable[[str], None]
@@ -32,10 +35,20 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
+    """`config`: build it from the source that the origins have, for what no package offers."""
+
     name: str
     origins: tuple[Origin, ...]
     zone_movable: bool
     cma: bool
+    config: build.Config | None = None
+
+    @property
+    def version(self) -> str:
+        return self.name.partition("-")[0]
+
+    def has(self, release: str) -> bool:
+        return release.startswith(f"{self.version}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +66,7 @@ class Kernel:
     @property
     def moved(self) -> bool:
         """The suite no longer had the series, and this is what it had instead."""
-        return not self.release.startswith(f"{self.series.name}.")
+        return not self.series.has(self.release)
 
 
 # The patterns leave no room for the cloud, rt, dbg and unsigned variants, which can do less.
@@ -90,18 +103,35 @@ SERIES = (
     ),
 )
 
+# Minutes of compiling each, so only who names one gets one.  The package's name ends in the version
+# alone: which release it is stands in the source.
+BUILT = (
+    Series(
+        name="6.12-iommufd",
+        origins=(
+            Origin(suite="trixie", releases=(r"6\.12",), packages=("linux-source-",)),
+            Origin(suite="bookworm-backports", releases=(r"6\.12",), packages=("linux-source-",)),
+        ),
+        zone_movable=True,
+        cma=True,
+        config=build.Config(name="iommufd.config"),
+    ),
+)
+
 
 def series(name: str) -> Series:
-    for known in SERIES:
+    for known in (*SERIES, *BUILT):
         if known.name == name:
             return known
-    raise LabError(f"no kernel series {name}", hint=f"known: {', '.join(s.name for s in SERIES)}")
+    names = ", ".join(known.name for known in (*SERIES, *BUILT))
+    raise LabError(f"no kernel series {name}", hint=f"known: {names}")
 
 
 def cached(wanted: Series, cache: Path | None = None) -> Kernel | None:
     """The newest kernel of the series that is here already.  Touches no network."""
     home = (cache or cache_dir()) / "kernels" / wanted.name
-    release = newest((image.parent.name for image in home.glob("*/vmlinuz")), r".*")
+    end = re.escape(wanted.config.local_version) if wanted.config else ""
+    release = newest((image.parent.name for image in home.glob("*/vmlinuz")), rf".*{end}")
     return Kernel(series=wanted, release=release, root=home / release) if release else None
 
 
@@ -115,40 +145,61 @@ def fetch(wanted: Series, *, say: Say = print, cache: Path | None = None) -> Ker
 
 
 def _fetch(wanted: Series, say: Say, cache: Path) -> Kernel:
+    home = cache / "kernels" / wanted.name
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home.parent) as directory:
+        scratch = Path(directory)
+        unpacked, release = _unpack(wanted, scratch, say, cache)
+        root = scratch / "root"
+        if wanted.config:
+            release = _build(wanted, wanted.config, unpacked, scratch, say)
+        else:
+            _arrange(unpacked, root, release)
+        subprocess.run(["depmod", "-b", str(root), release], check=True, capture_output=True)
+        # One rename makes the kernel appear: a fetch that was interrupted leaves nothing behind.
+        root.rename(home / release)
+    return Kernel(series=wanted, release=release, root=home / release)
+
+
+def _unpack(wanted: Series, scratch: Path, say: Say, cache: Path) -> tuple[Path, str]:
+    """The packages of the first suite that has them, and their release."""
     troubles: list[str] = []
     for origin in wanted.origins:
+        into = scratch / origin.suite
         try:
-            kernel = _fetch_from(origin, wanted, say, cache)
+            release = _unpack_from(origin, wanted, into, say, cache)
         except LabError as trouble:
             troubles.append(str(trouble))
             continue
-        if kernel.moved:
-            say(f"kernel {wanted.name}: {origin.suite} has moved on, took {kernel.release}")
-        return kernel
+        if not wanted.config and not wanted.has(release):
+            say(f"kernel {wanted.name}: {origin.suite} has moved on, took {release}")
+        return into, release
     suites = ", ".join(dict.fromkeys(origin.suite for origin in wanted.origins))
     advice = "check the network and the machine's apt sources, then: python -m tests.lab --fetch"
     what = f"kernel {wanted.name} cannot be had from {suites}"
     raise LabError(what, hint="\n  ".join([*troubles, advice]))
 
 
-def _fetch_from(origin: Origin, wanted: Series, say: Say, cache: Path) -> Kernel:
+def _unpack_from(origin: Origin, wanted: Series, into: Path, say: Say, cache: Path) -> str:
     say(f"kernel {wanted.name}: looking in {origin.suite}")
     with open_suite(origin.suite, cache) as suite:
         release = _newest_release(origin, suite.names(origin.packages[0]))
-        say(f"kernel {wanted.name}: fetching {release}")
-        home = cache / "kernels" / wanted.name / release
-        _unpack(suite, [prefix + release for prefix in origin.packages], release, home)
-    return Kernel(series=wanted, release=release, root=home)
-
-
-def _unpack(suite: Suite, packages: list[str], release: str, home: Path) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home.parent.parent) as scratch:
+        packages = [prefix + release for prefix in origin.packages]
+        say(f"kernel {wanted.name}: fetching {packages[0] if wanted.config else release}")
         for package in packages:
-            suite.unpack(package, Path(scratch) / "unpacked")
-        _arrange(Path(scratch) / "unpacked", Path(scratch) / "root", release)
-        # One rename makes the kernel appear: a fetch that was interrupted leaves nothing behind.
-        (Path(scratch) / "root").rename(home)
+            suite.unpack(package, into)
+    return release
+
+
+def _build(wanted: Series, config: build.Config, unpacked: Path, scratch: Path, say: Say) -> str:
+    [archive] = unpacked.glob("usr/src/linux-source-*.tar.xz")
+
+    def prefixed(line: str) -> None:
+        say(f"kernel {wanted.name}: {line}")
+
+    release = build.build(archive, config, scratch, scratch / "root", say=prefixed)
+    (scratch / "root/usr").symlink_to(".")
+    return release
 
 
 def _newest_release(origin: Origin, names: list[str]) -> str:
@@ -168,7 +219,6 @@ def _arrange(unpacked: Path, root: Path, release: str) -> None:
     (root / "usr").symlink_to(".")
     shutil.move(_first(unpacked, images), root / "vmlinuz")
     shutil.move(_first(unpacked, modules), root / "lib/modules" / release)
-    subprocess.run(["depmod", "-b", str(root), release], check=True, capture_output=True)
 
 
 def _first(base: Path, candidates: tuple[str, ...]) -> Path:

@@ -18,9 +18,15 @@ LAYOUTS = {
     "plain": Layout(
         name="plain",
         memory="3G",
-        kernel_args=("movablecore=1536M", "memhp_default_state=online_movable"),
+        kernel_args=(
+            "movablecore=1536M",
+            "memhp_default_state=online_movable",
+            "secretmem.enable=1",  # off by default up to 6.4
+            "memmap=64M!4G",  # /dev/pmem0
+        ),
         qemu_args=_MOVABLE_NODE,
     ),
+    "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     "faults": Layout(name="faults", memory="2G", kernel_args=("movablecore=1G",)),
     # All that is not movable lies below 768 MiB: small enough to be filled and fragmented.
     "fragmented": Layout(

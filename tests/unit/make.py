@@ -8,17 +8,18 @@ from typing import Any
 
 from pinwatch.abi import layout
 from pinwatch.classify import rules
-from pinwatch.model.event import FolioFacts, MappingKind, Memlock, PinFailed, Seen, Task
-from pinwatch.model.failure import Failure, Holder, HolderMatch
+from pinwatch.model.event import Activity, FolioFacts, MappingKind, Memlock, PinEnded, Seen, Task
+from pinwatch.model.failure import Failure, SlowCause, SlowPin
+from pinwatch.model.holder import Holder, HolderMatch
 from pinwatch.model.kernel import KernelFacts
-from pinwatch.model.pin import PinSource
-from pinwatch.model.sample import TaskKey
+from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.sample import KernelSample, OpenPin, TaskKey
 from pinwatch.model.vm import Vm
 
 FACTS = KernelFacts(
     release="6.12.0-test",
     page_flags={"PG_dirty": 4, "PG_writeback": 1, "PG_private": 14, "PG_swapcache": 10,
-                "PG_swapbacked": 17, "PG_head": 6},
+                "PG_swapbacked": 17, "PG_head": 6, "PG_hwpoison": 20},
     zones={0: "DMA", 1: "DMA32", 2: "Normal", 3: "Movable", 4: "Device"},
     migratetypes={0: "UNMOVABLE", 1: "MOVABLE", 2: "RECLAIMABLE", 4: "CMA"},
     isolate_bit=4,
@@ -28,6 +29,9 @@ FACTS = KernelFacts(
     hugetlb_page_type=244,
     page_type_in_top_byte=True,
     a_ops={0xFFFF1000: "shmem_aops"},
+    refusing_ops=(0xFFFF2000,),
+    lru_batches=("cpu_fbatches.lru_add", "mlock_fbatch.fbatch"),
+    migrate_reasons={0: "compaction", 7: "longterm_pin"},
 )  # fmt: skip
 
 TASK = Task(
@@ -43,26 +47,73 @@ def folio(**changes: Any) -> FolioFacts:
         "kind": MappingKind.SHMEM, "dirty": True, "writeback": False, "private": False,
         "swapcache": False, "refcount": 3, "mapcount": 0, "pincount": None, "cache_refs": 1,
         "s_magic": 0x01021994, "errno": 0, "attempts": 2, "seen": Seen.MOVE, "left": True,
-        "walker_tid": None, "walk_start_ns": 0,
+        "culprit": None, "lru_batch": None, "lru_batch_cpu": 0, "poisoned": False,
+        "has_migrate_op": True, "refuses_migration": False,
     }  # fmt: skip
     return FolioFacts(**values | changes)
 
 
-def pin(**changes: Any) -> PinFailed:
+def activity(**changes: Any) -> Activity:
+    """drop_caches of another process that covers the whole of `pin()`."""
+    values: dict[str, Any] = {
+        "holder": Holder.DROP_CACHES, "start_ns": 9_000_000_000, "end_ns": None, "tgid": 900,
+        "tid": 901, "comm": "sh", "parent_tgid": 800, "parent_comm": "cron", "value": 1,
+    }  # fmt: skip
+    return Activity(**values | changes)
+
+
+def pin(**changes: Any) -> PinEnded:
     """A VFIO map of 64 MiB that failed with ENOMEM in migration because of `folio()`."""
     values: dict[str, Any] = {
         "time_ns": 10_000_000_000, "task": TASK, "cmdline": (), "source": PinSource.VFIO_TYPE1,
-        "errno": 12, "gup_errno": 12, "duration_ns": 180_000_000, "vaddr": 0x7F0000000000,
+        "errno": 12, "gup_errno": 12, "gup_short": 512, "duration_ns": 180_000_000,
+        "vaddr": 0x7F0000000000,
         "iova": 0, "length_bytes": 64 << 20, "pinned_pages": 8192, "gup_calls": 17, "rounds": 17,
         "migrated_pages": 8703, "failed_pages": 1, "thp_failed": 0, "thp_split": 0,
         "dst_failed": 0, "dst_order": 0, "split_failed": 0, "split_ok": 0, "split_errno": 0,
-        "folios": (folio(),), "folios_dropped": 0,
-        "memlock": Memlock(limit_pages=1 << 40, locked_pages=0, pinned_pages=0, cap_ipc_lock=True),
+        "loops": 2, "last_loops": 2, "last_vma_flags": 0xB, "isolate_failed": 0, "in_place": 0,
+        "alloc_failed": 0,
+        "memcg_oom": 0, "waits_ns": dict.fromkeys(Wait, 0), "vma": None, "activities": (),
+        "stack": (), "folios": (folio(),), "folios_dropped": 0,
+        "memlock": Memlock(
+            limit_pages=1 << 40, locked_pages=0, pinned_pages=0, user_pages=0, cap_ipc_lock=True
+        ),
     }  # fmt: skip
-    return PinFailed(**values | changes)
+    return PinEnded(**values | changes)
 
 
-def failure(of: PinFailed | None = None, **changes: Any) -> Failure:
+def slow_pin(**changes: Any) -> SlowPin:
+    """A VFIO map that worked after 3 s, of which it waited 2 for writeback."""
+    worked = pin(
+        errno=0, gup_errno=0, duration_ns=3_000_000_000,
+        waits_ns=dict.fromkeys(Wait, 0) | {Wait.WRITEBACK: 2_000_000_000},
+    )  # fmt: skip
+    value = SlowPin(
+        number=2, time_s=1_790_000_000.0, vm=VM, pin=worked, cause=SlowCause.WRITEBACK,
+        also=(), caller=(),
+    )  # fmt: skip
+    return replace(value, **changes)
+
+
+def open_pin(**changes: Any) -> OpenPin:
+    """A pin that began 5 s before `sample()`."""
+    values: dict[str, Any] = {
+        "task": TASK.key, "source": PinSource.VFIO_TYPE1, "start_ns": 5_000_000_000, "vaddr": 0,
+        "length_bytes": 64 << 20, "loops": 1, "rounds": 0, "wait": None,
+    }  # fmt: skip
+    return OpenPin(**values | changes)
+
+
+def sample(**changes: Any) -> KernelSample:
+    """Nothing has been counted, 10 s after boot."""
+    values: dict[str, Any] = {
+        "time_ns": 10_000_000_000, "totals": (), "durations": (), "witnesses": {}, "losses": {},
+        "migrations": (), "split_errors": {}, "cma_failures": {}, "open_pins": (),
+    }  # fmt: skip
+    return KernelSample(**values | changes)
+
+
+def failure(of: PinEnded | None = None, **changes: Any) -> Failure:
     """`pin()`, classified."""
     of = of or pin()
     reason, folios = rules.classify(of)
@@ -73,8 +124,10 @@ def failure(of: PinFailed | None = None, **changes: Any) -> Failure:
         pin=of,
         reason=reason,
         holder=HolderMatch(holder=Holder.UNKNOWN if reason.about_references else Holder.NONE),
+        also=(),
         primary=rules.primary(folios),
         folios=folios,
+        caller=(),
     )
     return replace(value, **changes)
 

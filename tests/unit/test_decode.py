@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinwatch.abi import layout
-from pinwatch.decode import DecodeError, decode
-from pinwatch.model.event import HolderSeen, MappingKind, ModuleLoaded, PinFailed, Seen, TaskSeen
-from pinwatch.model.pin import PinSource
+from pinwatch.decode import DecodeError, decode, open_pin, stack_of
+from pinwatch.model.event import MappingKind, ModuleLoaded, PinEnded, Seen, TaskSeen
+from pinwatch.model.holder import Holder
+from pinwatch.model.pin import PinSource, Wait
 from tests.unit.make import FACTS, cmdline, head, pin_record
 
 
-def decoded(record: layout.PinRecord) -> PinFailed:
+def decoded(record: layout.PinRecord) -> PinEnded:
     event = decode(bytes(record), FACTS)
-    assert isinstance(event, PinFailed)
+    assert isinstance(event, PinEnded)
     return event
 
 
@@ -71,7 +72,7 @@ def test_the_page_cache_counts_each_page_of_a_huge_one() -> None:
 
 def test_a_zone_that_cannot_be_known_is_not_guessed() -> None:
     event = decode(bytes(pin_record()), replace(FACTS, zones_shift=None, nodes_shift=None))
-    assert isinstance(event, PinFailed)
+    assert isinstance(event, PinEnded)
     assert (event.folios[0].zone, event.folios[0].node) == (None, None)
 
 
@@ -84,10 +85,64 @@ def test_other_records() -> None:
     loaded = decode(bytes(module), FACTS)
     assert isinstance(loaded, ModuleLoaded)
     assert loaded.name == "vfio_iommu_type1"
-    holder = layout.HolderRecord(head=head(layout.Record.HOLDER), holder=1, start_ns=5, value=3)
-    dropper = decode(bytes(holder), FACTS)
-    assert isinstance(dropper, HolderSeen)
-    assert (dropper.holder, dropper.end_ns, dropper.value) == ("drop_caches", None, 3)
+
+
+def test_what_was_going_on() -> None:
+    record = pin_record()
+    record.windows[layout.Holder.DROP_CACHES] = layout.Window(
+        start_ns=5, tgid=7, tid=8, comm=b"sh", value=3, parent_tgid=6, parent_comm=b"cron"
+    )
+    record.windows[layout.Holder.PIN_BEFORE] = layout.Window(start_ns=6, end_ns=9)
+    record.failure.folios[0].culprit = layout.Culprit(holder=layout.Holder.PIPE, tgid=7)
+    event = decoded(record)
+    dropper, before = event.activities
+    assert (dropper.holder, dropper.end_ns, dropper.value) == (Holder.DROP_CACHES, None, 3)
+    assert (before.holder, before.end_ns) == (Holder.PIN, 9)
+    culprit = event.folios[0].culprit
+    assert culprit is not None
+    assert culprit.holder is Holder.PIPE
+
+
+def test_a_batch_has_its_name() -> None:
+    record = pin_record()
+    assert decoded(record).folios[0].lru_batch is None
+    record.failure.batch_folio = record.failure.folios[0].folio
+    for number, name in ((2, "mlock_fbatch.fbatch"), (9, "batch 9")):
+        record.failure.lru_batch = number
+        assert decoded(record).folios[0].lru_batch == name
+
+
+def test_a_refused_vma() -> None:
+    record = pin_record()
+    assert decoded(record).vma is None
+    record.failure.vma = layout.Vma(start=1, end=2, flags=3, a_ops=0xFFFF1000, rc=-14)
+    vma = decoded(record).vma
+    assert vma is not None
+    assert (vma.errno, vma.kind) == (14, MappingKind.SHMEM)
+
+
+def test_a_slow_pin_did_not_fail() -> None:
+    record = pin_record()
+    record.head.kind, record.rc = layout.Record.PIN_SLOW, 4096
+    record.frame.wait_ns[layout.Wait.WRITEBACK] = 7
+    event = decoded(record)
+    assert event.errno == 0
+    assert event.waits_ns[Wait.WRITEBACK] == 7
+
+
+def test_stacks_are_known_before_the_record_is_decoded() -> None:
+    record = pin_record()
+    record.stack[0], record.stack[1] = 0xFFFF1, 0xFFFF2
+    assert stack_of(bytes(record)) == decoded(record).stack == (0xFFFF1, 0xFFFF2)
+    task = layout.TaskRecord(head=head(layout.Record.TASK), cmdline=cmdline(b"kvm"))
+    assert stack_of(bytes(task)) == ()
+
+
+def test_an_open_pin() -> None:
+    frame = layout.Frame(tgid=5, task_start_ns=6, source=2, gup_open=1, gup_loops=9, waiting=2)
+    pin = open_pin(bytes(frame))
+    assert (pin.task.tgid, pin.source, pin.loops) == (5, PinSource.IOMMUFD, 9)
+    assert pin.wait is Wait.WRITEBACK
 
 
 def test_hostile_bytes_become_text() -> None:

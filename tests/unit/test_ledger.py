@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pinwatch.aggregate.ledger import Ledger, errno_name
-from pinwatch.model.failure import FailureReason
 from pinwatch.model.pin import PinSource
-from pinwatch.model.sample import KernelSample, TaskTotals
+from pinwatch.model.reason import FailureReason
+from pinwatch.model.sample import KernelSample, Migrations, TaskTotals
 from pinwatch.model.vm import HOST
+from tests.unit import make
 from tests.unit.make import TASK, VM, failure, folio, pin
 
 SOURCE = PinSource.VFIO_TYPE1
@@ -17,7 +18,7 @@ SOURCE = PinSource.VFIO_TYPE1
 def sample(**counts: int) -> KernelSample:
     values = {"pins": 0, "failures": 0, "pages": 0, "migrated": 0, "migrate_failed": 0} | counts
     totals = TaskTotals(task=TASK.key, source=SOURCE, **values)
-    return KernelSample(totals=(totals,), durations=(), witnesses={}, losses={"ring_full": 2})
+    return make.sample(totals=(totals,), losses={"ring_full": 2})
 
 
 def counter(ledger: Ledger, name: str, *labels: str) -> float:
@@ -112,3 +113,15 @@ def test_a_snapshot_does_not_change() -> None:
 def test_errno_names() -> None:
     assert errno_name(12) == "ENOMEM"
     assert errno_name(4095) == "unknown:4095"
+
+
+def test_the_host_as_a_whole() -> None:
+    ledger = Ledger()
+    moved = Migrations(reason="compaction", succeeded=5, failed=2)
+    ledger.add_sample(
+        make.sample(migrations=(moved,), split_errors={"EAGAIN": 1}, cma_failures={"a": 3})
+    )
+    assert counter(ledger, "pinwatch_host_migrations_total", "compaction", "ok") == 5
+    assert counter(ledger, "pinwatch_host_migrations_total", "compaction", "failed") == 2
+    assert counter(ledger, "pinwatch_host_thp_split_failures_total", "EAGAIN") == 1
+    assert counter(ledger, "pinwatch_cma_alloc_failures_total", "a") == 3

@@ -54,7 +54,9 @@ def test_nothing_found_says_what_was_tried() -> None:
 
 
 def test_a_module_may_load_later() -> None:
-    hook = Hook(name="vfio", symbols=("ioctl",), modes=(Mode.KPROBE,), sees="maps", module="vfio")
+    hook = Hook(
+        name="vfio", symbols=("ioctl",), modes=(Mode.KPROBE,), sees="maps", modules=("vfio",)
+    )
     assert plan({}, {}, hook).symbol == "ioctl"
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import pytest
 
 from pinwatch import recording
-from pinwatch.model.pin import PinSource
-from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
+from pinwatch.abi import layout
+from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.sample import Durations, Migrations, TaskKey, TaskTotals
 from pinwatch.pipeline import Pipeline
-from pinwatch.recording import Counted, RawRecord, RecordingError, VmFound
-from tests.unit.make import FACTS, pin_record
+from pinwatch.recording import Counted, IoInFlight, Named, RawRecord, RecordingError, VmFound
+from tests.unit.make import FACTS, VM, open_pin, pin_record, sample
 
 ITEMS: tuple[recording.Item, ...] = (
     VmFound(TaskKey(1, 2), ("qemu-kvm", "-name", "x")),
     RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"guest=web-01"))),
+    Named({0xFFFF: "vb2_create_framevec [videobuf2_memops]"}),
+    IoInFlight(("sda",)),
     Counted(
-        KernelSample(
+        sample(
             totals=(
                 TaskTotals(
                     task=TaskKey(1, 2), source=PinSource.OTHER, pins=1, failures=0, pages=3,
@@ -25,6 +28,10 @@ ITEMS: tuple[recording.Item, ...] = (
             durations=(Durations(source=PinSource.OTHER, failed=True, sum_ns=4, slots=(1, 2)),),
             witnesses={"pgmigrate_fail": 1},
             losses={"ring_full": 0},
+            migrations=(Migrations(reason="compaction", succeeded=1, failed=2),),
+            split_errors={"EAGAIN": 3},
+            cma_failures={"reserved": 4},
+            open_pins=(open_pin(), open_pin(wait=Wait.WRITEBACK)),
         ),
         {"pgmigrate_fail": 1},
     ),
@@ -36,7 +43,7 @@ def test_it_reads_back_what_was_written() -> None:
     facts, wall_ns, items = recording.read(lines)
     assert (facts, wall_ns) == (FACTS, 99)
     assert tuple(items) == ITEMS
-    assert len(lines[2]) < 3000, "the unused end of the command line is left out"
+    assert len(lines[2]) < 4000, "the unused end of the command line is left out"
 
 
 def test_it_replays_to_the_same_failure() -> None:
@@ -66,3 +73,37 @@ def test_a_failure_without_a_command_line_is_unattributed() -> None:
 def test_other_files_are_refused(lines: list[str]) -> None:
     with pytest.raises(RecordingError):
         recording.read(lines)
+
+
+def test_who_called_is_named_for_pins_of_nobody_known() -> None:
+    record = pin_record(b"x")
+    record.frame.source = layout.Source.OTHER
+    record.stack[0], record.stack[1] = 0x10, 0x20
+    pipeline = Pipeline(FACTS, 0)
+    pipeline.feed(Named({0x10: "vb2_create_framevec"}))
+    pipeline.feed(RawRecord(bytes(record)))
+    assert pipeline.snapshot().failures[0].caller == ("vb2_create_framevec", "0x20")
+
+
+def test_a_slow_pin_is_kept_and_counted() -> None:
+    record = pin_record(b"qemu-kvm", b"-name", b"guest=web-01")
+    record.head.kind, record.rc = layout.Record.PIN_SLOW, 0
+    pipeline = Pipeline(FACTS, 0)
+    pipeline.feed(RawRecord(bytes(record)))
+    snapshot = pipeline.snapshot()
+    assert (len(snapshot.failures), len(snapshot.slow_pins)) == (0, 1)
+    assert snapshot.counters["pinwatch_longterm_slow_pins_total"] == {
+        ("web-01", "vfio_type1", "work"): 1
+    }
+
+
+def test_a_stuck_pin_is_shown_while_it_is() -> None:
+    pipeline = Pipeline(FACTS, 0)
+    task = open_pin().task
+    pipeline.feed(VmFound(task, ("qemu-kvm", "-name", "guest=web-01")))
+    young, livelock = open_pin(start_ns=9_500_000_000), open_pin(loops=9999)
+    pipeline.feed(Counted(sample(open_pins=(young, livelock)), {}))
+    (stuck,) = pipeline.snapshot().stuck
+    assert (stuck.vm.name, stuck.age_s, stuck.livelock) == (VM.name, 5.0, True)
+    pipeline.feed(Counted(sample(), {}))
+    assert pipeline.snapshot().stuck == ()

@@ -111,9 +111,10 @@ def why(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-def failures() -> list[dict[str, Any]]:
-    """What `pinwatch why --json --last 1000` prints, without starting a Python for it."""
-    found: list[dict[str, Any]] = client.get(SOCKET, "/api/v1/failures", limit="1000")["failures"]
+def pins(kind: str = "failures") -> list[dict[str, Any]]:
+    """What `pinwatch why --json --last 1000` prints, without starting a Python for it; or the pins
+    that were `slow`, or are `stuck`."""
+    found: list[dict[str, Any]] = client.get(SOCKET, "/api/v1/failures", limit="1000")[kind]
     return found
 
 

@@ -68,12 +68,15 @@ def pfns(memory: Memory) -> list[int]:
     return [entry & (1 << 55) - 1 if entry >> 63 else 0 for entry in entries]
 
 
-def movable_ranges() -> list[range]:
-    """The frames of each ZONE_MOVABLE, holes included (/proc/zoneinfo)."""
+def zone_ranges(name: str) -> list[range]:
+    """The frames that the zones of that name span, holes and all (/proc/zoneinfo)."""
     zones = re.split(r"^Node ", Path("/proc/zoneinfo").read_text(), flags=re.M)
-    pattern = r"\d+, zone +Movable\n.* spanned +(\d+)\n.* start_pfn: +(\d+)"
-    found = [match for zone in zones if (match := re.match(pattern, zone, re.S))]
-    return [range(int(match[2]), int(match[2]) + int(match[1])) for match in found]
+    found = (
+        (re.search(r"spanned +(\d+)", zone), re.search(r"start_pfn: +(\d+)", zone))
+        for zone in zones
+        if re.match(rf"\d+, zone +{name}\n", zone)
+    )
+    return [range(int(at[1]), int(at[1]) + int(size[1])) for size, at in found if size and at]
 
 
 def cma_range() -> range:

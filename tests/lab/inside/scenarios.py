@@ -34,12 +34,12 @@ WITNESSES = (
 def observe(scenario: Scenario) -> Result:
     """A scenario's result with what changed in pinwatch and in the kernel while it ran."""
     kernel_before, ours_before = host.vmstat(), host.settled_metrics()
-    failures_before = len(host.failures())
+    failures_before = len(host.pins())
     began = time.monotonic()
     result = scenario()
     seconds = time.monotonic() - began
     kernel_after, ours_after = host.vmstat(), host.settled_metrics()
-    failures = host.failures()
+    failures = host.pins()
     return {
         "workload": result,
         "seconds": seconds,

@@ -113,7 +113,7 @@ def _measure(user: Pinner, ram: Memory) -> Evidence:
 
 def _movable(ram: Memory) -> int:
     """How many of the pages lie in ZONE_MOVABLE."""
-    zones = memory.movable_ranges()
+    zones = memory.zone_ranges("Movable")
     return sum(any(pfn in zone for zone in zones) for pfn in memory.pfns(ram))
 
 

@@ -17,7 +17,7 @@ from tests.lab.inside.memory import Memory
 EDU = "0x1234", "0x11e8"
 _SET_IOMMU, _GROUP_SET_CONTAINER, _MAP_DMA, _UNMAP_DMA = 0x3B66, 0x3B68, 0x3B71, 0x3B72
 _TYPE1V2 = 3
-_READ_WRITE = 3
+_READ, _READ_WRITE = 1, 3
 
 
 def find_edu() -> Path:
@@ -60,8 +60,12 @@ class Container:
 
     def map(self, memory: Memory, *, offset: int = 0, size: int = 0, iova: int = 1 << 24) -> int:
         """VFIO_IOMMU_MAP_DMA; 0 or a positive errno."""
-        size = size or memory.size
-        request = struct.pack("=IIQQQ", 32, _READ_WRITE, memory.address + offset, iova, size)
+        return self.map_range(memory.address + offset, size or memory.size, iova=iova)
+
+    def map_range(self, address: int, size: int, *, iova: int = 1 << 24, write: bool = True) -> int:
+        """VFIO_IOMMU_MAP_DMA of any addresses, which the device may write or only read."""
+        access = _READ_WRITE if write else _READ
+        request = struct.pack("=IIQQQ", 32, access, address, iova, size)
         try:
             fcntl.ioctl(self._fd, _MAP_DMA, request)
         except OSError as error:

@@ -79,11 +79,11 @@ def memlock(*, mib: int, limit_mib: int) -> dict[str, Any]:
     container = Container()
     ram = memory.memfd(mib * MIB)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit_mib * MIB, limit_mib * MIB))
-    _drop_capability(14)
+    drop_capability(14)
     return {"errors": [container.map(ram)], "pages": mib * MIB // PAGE}
 
 
-def _drop_capability(bit: int) -> None:
+def drop_capability(bit: int) -> None:
     """Take one bit out of the effective and permitted sets (capset(2), version 3)."""
     import ctypes
 
