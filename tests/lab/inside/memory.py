@@ -16,7 +16,9 @@ PAGE = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
+    """struct iovec of uio(3)."""
+
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
@@ -43,8 +45,8 @@ def map_fd(fd: int, size: int, *, populate: bool = True) -> Memory:
 
 
 def memfd(size: int, *, populate: bool = True) -> Memory:
-    """A memfd of base pages, or of huge pages where shmem_enabled says so."""
-    fd = os.memfd_create("pinwatch-lab")
+    """A memfd of base pages, or of huge pages where shmem_enabled says so. It may be sealed."""
+    fd = os.memfd_create("pinwatch-lab", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     return map_fd(fd, size, populate=populate)
 
@@ -52,7 +54,7 @@ def memfd(size: int, *, populate: bool = True) -> Memory:
 def hold_in_pipe(memory: Memory, offset: int) -> int:
     """Put one page into a pipe that nobody reads: a plain reference (vmsplice(2)). Its read end."""
     reader, writer = os.pipe()
-    iovec = _Iovec(memory.address + offset, PAGE)
+    iovec = Iovec(memory.address + offset, PAGE)
     if _libc.vmsplice(writer, ctypes.byref(iovec), 1, 0) != PAGE:
         raise OSError(ctypes.get_errno(), "vmsplice")
     return reader
