@@ -2,43 +2,102 @@
 /*
  * pipes.c - pages put into a pipe: each holds a plain reference until somebody reads it, for ever
  * if nobody does. What is remembered proves nothing by itself; is_in_pipe() looks again.
+ *
+ * Seen by the call and not by the page: what the pipe has more at its end was put there.
  */
 
-static __always_inline void note_piped(u64 pipe_address, u64 page)
+#define MAX_PIPED 16	/* of one call; a pipe has 16 buffers unless it was made larger */
+
+struct piping {
+	u64 pipe;
+	u32 head;	/* where the pipe ended before */
+	u32 pad;
+};
+
+BPF_HASH(pipings, u32, struct piping, 256);	/* by thread */
+
+static __always_inline void enter_piping(u64 pipe)
 {
-	struct pipe_inode_info *pipe = (void *)pipe_address;
-	u64 folio = head_of(page);
+	u32 tid = current_tid();
+	struct piping call = {};
+
+	call.pipe = pipe;
+	call.head = KREAD((struct pipe_inode_info *)pipe, head);
+	pipings.update(&tid, &call);
+}
+
+static __always_inline void note_piped(struct pipe_inode_info *pipe, struct piped *entry, u32 slot)
+{
+	u64 buffers = (u64)KREAD(pipe, bufs), folio;
+	u32 size = KREAD(pipe, ring_size);
+	struct pipe_buffer *buffer;
+
+	buffer = (void *)(buffers + (slot & (size - 1)) * sizeof(struct pipe_buffer));
+	entry->slot = slot;
+	entry->page = (u64)KREAD(buffer, page);
+	folio = head_of(entry->page);
+	piped.update(&folio, entry);
+}
+
+static __always_inline void exit_piping(void)
+{
+	u32 tid = current_tid(), i, added;
+	struct piping *call = pipings.lookup(&tid);
+	struct pipe_inode_info *pipe;
 	struct piped entry = {};
 
+	if (!call)
+		return;
+	pipe = (void *)call->pipe;
 	fill_culprit(&entry.who, PW_HOLDER_PIPE);
-	entry.pipe = pipe_address;
-	entry.page = page;
-	entry.slot = KREAD(pipe, head);
-	piped.update(&folio, &entry);
+	entry.pipe = call->pipe;
+	added = KREAD(pipe, head) - call->head;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < MAX_PIPED; i++) {
+		if (i >= added)
+			break;
+		note_piped(pipe, &entry, call->head + i);
+	}
+	pipings.delete(&tid);
 }
 
 #ifdef SYM_vmsplice
-ENTRY(vmsplice)	/* add_to_pipe(pipe, buf): vmsplice(2), FUSE */
+static __always_inline u64 pipe_of(u32 fd)
 {
-	struct pipe_buffer *buffer = (void *)plain(ARG(vmsplice, 1));
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct files_struct *files = (void *)KREAD(task, files);
+	struct fdtable *table = (void *)KREAD(files, fdt);
+	u64 descriptors = (u64)KREAD(table, fd);
+	struct file *file = (void *)KREAD_AT(u64, descriptors + fd * sizeof(u64));
 
-	note_piped(plain(ARG(vmsplice, 0)), (u64)KREAD(buffer, page));
+	return (u64)KREAD(file, private_data);
+}
+
+ENTRY(vmsplice)	/* the system call: (fd, iovec, nr_segs, flags) in the caller's registers */
+{
+	struct pt_regs *registers = (void *)plain(ARG(vmsplice, 0));
+
+	enter_piping(pipe_of(KREAD(registers, di)));
+	return 0;
+}
+
+EXIT(vmsplice)
+{
+	exit_piping();
 	return 0;
 }
 #endif
 
 #ifdef SYM_splice
-/* splice_folio_into_pipe(pipe, folio, offset, size), v6.5: splice(2) and sendfile(2). Only memory
- * that a VM may be made of: a file server must not pay. */
-ENTRY(splice)
+ENTRY(splice)	/* splice_file_to_pipe(in, opipe, offset, len, flags): splice(2), io_uring */
 {
-	struct folio *folio = (void *)plain(ARG(splice, 1));
-	u64 mapping = (u64)KREAD(folio, mapping);
-	u64 offset = ARG(splice, 2) & (((u64)PAGE_SIZE << folio_order(folio)) - 1);
+	enter_piping(plain(ARG(splice, 1)));
+	return 0;
+}
 
-	if (mapping & 3 || (u64)KREAD((struct address_space *)mapping, a_ops) != ADDR_shmem_aops)
-		return 0;
-	note_piped(plain(ARG(splice, 0)), (u64)folio + (offset >> PAGE_SHIFT) * sizeof(struct page));
+EXIT(splice)
+{
+	exit_piping();
 	return 0;
 }
 #endif

@@ -292,15 +292,17 @@ _HOLDERS = (
     ),
     Hook(
         name="vmsplice",
-        symbols=("add_to_pipe",),
+        symbols=("__x64_sys_vmsplice",),  # what it calls is inlined
         modes=_TRACED,
+        exit=True,
         sees="pages put into pipes by vmsplice",
     ),
     Hook(
         name="splice",
-        symbols=("splice_folio_into_pipe",),  # v6.5, before it is inlined
+        symbols=("splice_file_to_pipe",),
         modes=_TRACED,
-        sees="pages put into pipes by splice and sendfile",
+        exit=True,
+        sees="pages put into pipes by splice",
     ),
     Hook(
         name="compaction_begin",
@@ -400,14 +402,16 @@ HOOKS: tuple[Hook, ...] = (*_PIN, *_MIGRATION, *_SOURCES, *_WAITS, *_HOLDERS, *_
 FIELDS: dict[str, tuple[str, ...]] = {
     "task_struct": (
         "flags", "tgid", "comm", "mm", "signal", "cred", "real_parent", "group_leader",
-        "start_boottime",
+        "start_boottime", "files",
     ),
     "mm_struct": ("arg_start", "arg_end", "locked_vm", "pinned_vm"),
     "signal_struct": ("rlim",),
     "cred": ("cap_effective", "user"),
     "user_struct": ("locked_vm",),
     "vm_area_struct": ("vm_start", "vm_end", "vm_flags", "vm_file"),
-    "file": ("f_mapping",),
+    "file": ("f_mapping", "private_data"),
+    "files_struct": ("fdt",),
+    "fdtable": ("fd",),
     "pipe_inode_info": ("head", "tail", "ring_size", "bufs"),
     "pipe_buffer": ("page",),
     "page": ("_mapcount", "compound_head"),
@@ -433,7 +437,7 @@ ENUMERATORS = (
 )  # fmt: skip
 
 # Symbols whose addresses the BPF side reads, and operations tables that tell a mapping's kind.
-DATA_SYMBOLS = ("vmemmap_base", "mem_section", "__per_cpu_offset", "shmem_aops")
+DATA_SYMBOLS = ("vmemmap_base", "mem_section", "__per_cpu_offset")
 A_OPS = ("shmem_aops", "swap_aops", "hugetlbfs_aops", "secretmem_aops")
 
 # Operations that refuse every migration: nothing to wait for.

@@ -107,8 +107,22 @@ def isolation_livelock() -> dict[str, Any]:
 
 
 def interrupted() -> dict[str, Any]:
-    """The same, but the pinning process is killed while it spins.  EINTR is what the kernel gave
-    it; nobody was left to see that, so here is what its parent saw."""
+    """The pinning process is killed while it waits for the disk, and learns of it when that is
+    done.  EINTR is what the kernel gave it; nobody was left to see that."""
+    with _under_writeback(write_ms=3000) as written:
+
+        def pin() -> None:
+            Container().map_range(written.address, PAGE, write=False)
+
+        with beside(pin) as pinning:
+            wait_until(lambda: "writeback" in pages.waits_in(pinning), "the pin to wait")
+            os.kill(pinning, signal.SIGKILL)
+            _, status, _ = os.wait4(pinning, 0)
+    return {"errno": errno.EINTR, "pid": pinning, "signal": os.WTERMSIG(status)}
+
+
+def killed_livelock() -> dict[str, Any]:
+    """As isolation_livelock, but the pinning process is killed while it spins."""
     ready, go = os.pipe(), os.pipe()
     with _under_writeback(write_ms=20_000) as written:
 

@@ -118,11 +118,18 @@ _ALL = (
         needs="dm-delay, two nodes",
     ),
     Cause(
+        name="isolation_livelock-killed",
+        reason="isolation_livelock",
+        errno="EINTR",
+        run=cause_files.killed_livelock,
+        needs="dm-delay, two nodes",
+    ),
+    Cause(
         name="interrupted",
         reason="interrupted",
         errno="EINTR",
         run=cause_files.interrupted,
-        needs="dm-delay, two nodes",
+        needs="dm-delay",
     ),
     Cause(
         name="slow-writeback",
@@ -145,14 +152,6 @@ _ALL = (
         kernels=("7.2",),
         why_not="ext4 has no large folios",
         needs="dm-delay, a node that is all ZONE_MOVABLE",
-    ),
-    Cause(
-        name="no_migrate_op",
-        reason="no_migrate_op",
-        errno="0",
-        run=cause_files.dirty_on_minix,
-        kernels=("6.1",),
-        why_not="minix has the operation",
     ),
     Cause(
         name="no_migrate_op-nilfs2",
@@ -217,16 +216,16 @@ _ALL = (
         run=cause_refusals.out_of_memory,
     ),
     Cause(
-        name="iommu_map_failed",
-        reason="iommu_map_failed",
+        name="bookkeeping_nomem",
+        reason="bookkeeping_nomem",
         errno="ENOMEM",
         run=cause_refusals.out_of_page_tables,
         kernels=_SINCE_6_12,
         why_not="6.1 charges no cgroup for the IOMMU's page tables",
     ),
     Cause(
-        name="hwpoison",
-        reason="hwpoison",
+        name="fault_sigbus-hwpoison",
+        reason="fault_sigbus",  # VFIO does not ask GUP to tell a memory error apart
         errno="EFAULT",
         run=cause_refusals.poisoned,
     ),

@@ -16,9 +16,8 @@ from functools import partial
 from typing import Any
 
 from tests.lab import channel
-from tests.lab.inside import host, vfio
+from tests.lab.inside import causes, host, sources, vfio
 from tests.lab.inside.cause import running_kernel
-from tests.lab.inside.causes import CAUSES, run_apart
 
 Said = list[dict[str, Any]]
 RECORDING = "/tmp/recording.jsonl"
@@ -44,30 +43,49 @@ def watching_stuck() -> Iterator[Said]:
 
 
 def observe(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of a row, with the pins that failed, were slow or stuck meanwhile."""
-    before = {kind: len(host.pins(kind)) for kind in ("failures", "slow")}
+    """The result of a row, with the pins that failed, were slow or stuck meanwhile, and how the
+    metrics changed."""
+    before, metrics = {kind: len(host.pins(kind)) for kind in ("failures", "slow")}, host.metrics()
     with watching_stuck() as stuck:
         result = run()
-    time.sleep(1)
+    after_metrics = host.settled_metrics()
     after = {kind: host.pins(kind) for kind in ("failures", "slow")}
     new = {kind: pins[: len(pins) - before[kind]] for kind, pins in after.items()}
-    return {"result": result, **new, "stuck": stuck[-3:]}
+    change = host.difference(after_metrics, metrics)
+    return {"result": result, **new, "stuck": stuck[-3:], "metrics": change}
+
+
+def rows(kernel: str) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+    """What this kernel can have: kind, name, and how to make it happen."""
+    for cause in causes.CAUSES.values():
+        if kernel in cause.kernels:
+            yield "cause", cause.name, partial(causes.run_apart, cause.name)
+    for source in sources.SOURCES.values():
+        if kernel in source.kernels:
+            for case in source.cases:
+                run = partial(sources.run_apart, source.name, case)
+                yield "source", f"{source.name}-{case}", run
 
 
 def main(names: list[str]) -> int:
-    kernel = running_kernel()
     daemon = host.Daemon("--record", RECORDING)
     channel.send("ready", seconds=daemon.ready_s, memory=daemon.memory(), log=daemon.log())
     vfio.load_modules()
     vfio.bind_edu()
-    for cause in CAUSES.values():
-        if kernel in cause.kernels and (not names or cause.name in names):
-            seen = observe(partial(run_apart, cause.name))
-            channel.send("row", kind="cause", name=cause.name, **seen)
+    for source in sources.SOURCES.values():
+        if running_kernel() in source.kernels:
+            source.prepare()
+    time.sleep(1)  # the daemon attaches what was just loaded
+    for kind, name, run in rows(running_kernel()):
+        if not names or name in names:
+            channel.send("row", kind=kind, name=name, **observe(run))
+    hooks = {name: n for name, n in host.metrics().items() if "hook_attached" in name}
     metrics = host.settled_metrics()
     memory = daemon.memory()
     code = daemon.stop()
-    channel.send("stopped", code=code, memory=memory, metrics=metrics, log=daemon.log())
+    channel.send(
+        "stopped", code=code, memory=memory, metrics=metrics, hooks=hooks, log=daemon.log()
+    )
     shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl")
     return 0
 

@@ -179,11 +179,11 @@ def run_all() -> None:
             channel.send("source", source=source.name, skipped=source.why_not)
             continue
         for case in source.cases:
-            evidence = _in_own_process(source.name, case)
+            evidence = run_apart(source.name, case)
             channel.send("source", source=source.name, case=case, **evidence)
 
 
-def _in_own_process(name: str, case: str) -> Evidence:
+def run_apart(name: str, case: str) -> Evidence:
     """Run one case; a crash or a hang is evidence as well."""
     command = [sys.executable, "-m", __spec__.name, name, case]
     with subprocess.Popen(
