@@ -53,11 +53,6 @@ def waits_in(pid: int) -> str:
     return Path(f"/proc/{pid}/wchan").read_text()
 
 
-def waits_in(pid: int) -> str:
-    """The kernel functions in which a process sleeps."""
-    return Path(f"/proc/{pid}/stack").read_text()
-
-
 def syscall_of(pid: int) -> str:
     """The number of the system call in which a process sleeps, or "running"."""
     return Path(f"/proc/{pid}/syscall").read_text().split()[0]
