@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run cost lab-shell clean
+.PHONY: help setup demo test test-full check run matrix cost lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
 
 run: $(PYTHON) ## run the daemon on this machine
 	@.venv/bin/pinwatch run
+
+matrix: setup ## induce every cause on every kernel and write docs/matrix.md (half an hour)
+	@$(PYTHON) -m tests.lab.matrix
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost

@@ -16,7 +16,8 @@ from tests.lab import guest, kernels
 from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Outcome, Status
 
-TIMEOUT_S = 1500
+TIMEOUT_S = 1800
+_OWN_JOBS = {"faults", "built", "matrix"}  # modules of tests/lab/inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], LabRun
 
     @functools.cache
     def run(series: str, layout: str) -> LabRun:
-        job = (layout,) if layout in {"faults", "built"} else ("scenarios", layout)
+        job = (layout,) if layout in _OWN_JOBS else ("scenarios", layout)
         command = [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]]
         outcome = guest.boot(
             kernels.fetch(kernels.series(series)),

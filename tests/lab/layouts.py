@@ -14,13 +14,20 @@ _MOVABLE_NODE = (
     "-device", "pc-dimm,id=dimm0,memdev=plugged,node=1",
 )  # fmt: skip
 
+_MOSTLY_MOVABLE = ("movablecore=1536M", "memhp_default_state=online_movable")
+
 LAYOUTS = {
     "plain": Layout(
         name="plain",
         memory="3G",
+        kernel_args=_MOSTLY_MOVABLE,
+        qemu_args=_MOVABLE_NODE,
+    ),
+    "matrix": Layout(
+        name="matrix",
+        memory="3G",
         kernel_args=(
-            "movablecore=1536M",
-            "memhp_default_state=online_movable",
+            *_MOSTLY_MOVABLE,
             "secretmem.enable=1",  # off by default up to 6.4
             "memmap=64M!4G",  # /dev/pmem0
         ),

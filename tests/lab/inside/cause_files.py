@@ -115,7 +115,8 @@ def interrupted() -> dict[str, Any]:
             Container().map_range(written.address, PAGE, write=False)
 
         with beside(pin) as pinning:
-            wait_until(lambda: "writeback" in pages.waits_in(pinning), "the pin to wait")
+            stack = Path(f"/proc/{pinning}/stack")
+            wait_until(lambda: "folio_wait_writeback" in stack.read_text(), "the pin to wait")
             os.kill(pinning, signal.SIGKILL)
             _, status, _ = os.wait4(pinning, 0)
     return {"errno": errno.EINTR, "pid": pinning, "signal": os.WTERMSIG(status)}

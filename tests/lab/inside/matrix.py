@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from tests.lab import channel
-from tests.lab.inside import causes, host, sources, vfio
+from tests.lab.inside import causes, holders, host, sources, vfio
 from tests.lab.inside.cause import running_kernel
 
 Said = list[dict[str, Any]]
@@ -65,6 +65,9 @@ def rows(kernel: str) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]
             for case in source.cases:
                 run = partial(sources.run_apart, source.name, case)
                 yield "source", f"{source.name}-{case}", run
+    for name, holder in holders.HOLDERS.items():
+        if kernel in holder.kernels:
+            yield "holder", name, partial(holders.run_apart, name)
 
 
 def main(names: list[str]) -> int:

@@ -1,0 +1,294 @@
+"""What goes on beside a pin, each made to go on: `python -m tests.lab.inside.holders NAME`.
+
+One runs beside pins that fail, in a process of its own, and says in one JSON line what it did. They
+fail because a pipe holds a page, or because of the activity itself: pinwatch must then say that it
+was there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.inside import memory, pages, slow, syscalls
+from tests.lab.inside.cause import KERNELS
+from tests.lab.inside.memory import PAGE, Memory
+from tests.lab.inside.surroundings import beside, wait_until
+from tests.lab.inside.vfio import Container
+
+MIB = 1 << 20
+_SIZE = 4 * MIB
+_TIMES = 5
+_TIMEOUT_S = 90
+_MADV_DONTNEED, _MADV_MERGEABLE, _MADV_HUGEPAGE = 4, 12, 14
+_KSM = Path("/sys/kernel/mm/ksm")
+_THP = Path("/sys/kernel/mm/transparent_hugepage")
+_DAMON = Path("/sys/kernel/mm/damon/admin/kdamonds")
+
+Activity = Callable[[Memory], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """An activity; `name` is pinwatch's label of it. `run` pins beside it and gives errors."""
+
+    name: str
+    run: Callable[[], list[int]]
+    kernels: tuple[str, ...] = KERNELS
+    why_not: str = ""
+
+
+# ---- what goes on -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _set(**values: tuple[Path, str]) -> Iterator[None]:
+    """Kernel knobs for as long as the block lasts."""
+    before = {path: _current(path.read_text()) for path, _ in values.values()}
+    try:
+        for path, value in values.values():
+            path.write_text(value)
+        yield
+    finally:
+        for path, value in before.items():
+            path.write_text(value)
+
+
+def _current(text: str) -> str:
+    """The chosen one of `always [madvise] never`, else the text."""
+    return text.partition("[")[2].partition("]")[0] or text.strip()
+
+
+def _writing(path: str, text: str) -> Activity:
+    """A child writes to a file of the kernel's again and again."""
+
+    def work() -> None:
+        while True:
+            Path(path).write_text(text)
+
+    return lambda _ram: beside(work)
+
+
+@contextmanager
+def _khugepaged(_ram: Memory) -> Iterator[None]:
+    """It scans without a pause what it may never collapse: one page of each huge one is there."""
+    size = 64 * MIB
+
+    def work() -> None:
+        area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        area.madvise(_MADV_HUGEPAGE)
+        for offset in range(0, size, 2 * MIB):
+            area[offset] = 1
+        signal.pause()
+
+    knobs = _THP / "khugepaged"
+    with (
+        _set(
+            enabled=(_THP / "enabled", "madvise"),
+            fault=(_THP / "defrag", "never"),
+            none=(knobs / "max_ptes_none", "0"),
+            sleep=(knobs / "scan_sleep_millisecs", "0"),
+            many=(knobs / "pages_to_scan", "4096"),
+        ),
+        beside(work),
+    ):
+        yield
+
+
+@contextmanager
+def _ksmd(_ram: Memory) -> Iterator[None]:
+    """It merges without a pause what a child makes different again."""
+    size = 4 * MIB
+
+    def work() -> None:
+        area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        area.madvise(_MADV_MERGEABLE)
+        while True:
+            for offset in range(0, size, PAGE):
+                area[offset : offset + 8] = b"the same"
+            time.sleep(0.3)
+            area.madvise(_MADV_DONTNEED)
+
+    with (
+        _set(
+            sleep=(_KSM / "sleep_millisecs", "0"),
+            many=(_KSM / "pages_to_scan", "1000"),
+            run=(_KSM / "run", "1"),
+        ),
+        beside(work),
+    ):
+        yield
+
+
+@contextmanager
+def _damon(_ram: Memory) -> Iterator[None]:
+    """It samples all of ZONE_MOVABLE every millisecond."""
+    zone = memory.zone_ranges("Movable")[0]
+    damond = _DAMON / "0"
+    settings = {
+        "contexts/nr_contexts": "1",
+        "contexts/0/operations": "paddr",
+        "contexts/0/monitoring_attrs/intervals/sample_us": "1000",
+        "contexts/0/targets/nr_targets": "1",
+        "contexts/0/targets/0/regions/nr_regions": "1",
+        "contexts/0/targets/0/regions/0/start": str(zone.start * PAGE),
+        "contexts/0/targets/0/regions/0/end": str(zone.stop * PAGE),
+        "state": "on",
+    }
+    (_DAMON / "nr_kdamonds").write_text("1")
+    try:
+        for name, value in settings.items():
+            (damond / name).write_text(value)
+        yield
+    finally:
+        (damond / "state").write_text("off")
+        (_DAMON / "nr_kdamonds").write_text("0")
+
+
+@contextmanager
+def _reclaim(_ram: Memory) -> Iterator[None]:
+    """A child pages its own memory out again and again."""
+
+    def work() -> None:
+        area = memory.memfd(16 * MIB).view
+        while True:
+            for offset in range(0, 16 * MIB, PAGE):
+                area[offset] = 1
+            area.madvise(21)  # MADV_PAGEOUT
+
+    with beside(work):
+        yield
+
+
+@contextmanager
+def _offlining(ram: Memory) -> Iterator[None]:
+    """A child takes the block offline that has the held page, which the kernel tries for ever."""
+    size = int(Path("/sys/devices/system/memory/block_size_bytes").read_text(), 16)
+    block = pages.frame(ram.address + _SIZE // 2) * PAGE // size
+    state = Path(f"/sys/devices/system/memory/memory{block}/state")
+
+    def work() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                state.write_text("offline")
+
+    with beside(work):
+        wait_until(lambda: state.read_text().strip() != "online", "offlining to begin")
+        yield
+
+
+# ---- pins beside it ---------------------------------------------------------------------------
+
+
+def _failing_beside(activity: Activity, *, private: bool = False) -> list[int]:
+    """Pins that fail because a pipe holds a page, once the activity has begun."""
+    container = Container()
+    ram = _private(_SIZE) if private else memory.memfd(_SIZE)
+    memory.hold_in_pipe(ram, _SIZE // 2)
+    with activity(ram):
+        time.sleep(1)
+        return [container.map(ram) for _ in range(_TIMES)]
+
+
+def _private(size: int) -> Memory:
+    """Private memory of base pages, written to."""
+    address = syscalls.map_memory(size, fd=-1)
+    syscalls.advise(address, size, 15)  # MADV_NOHUGEPAGE
+    syscalls.touch(address, size)
+    return Memory(view=mmap.mmap(-1, PAGE), fd=-1, address=address, size=size)
+
+
+def _fresh_beside(activity: Activity, *, times: int = 30) -> list[int]:
+    """Pins of fresh memory each time, which fail where the activity is in the way."""
+    container, ram, errors = Container(), memory.memfd(16 * MIB), []
+    with activity(ram):
+        for _ in range(times):
+            errors.append(container.map(ram))
+            if not errors[-1]:
+                container.unmap(ram.size)
+            ram.view.madvise(9)  # MADV_REMOVE
+            ram.view.madvise(23)  # MADV_POPULATE_WRITE
+    return errors
+
+
+def _beside_fadvise() -> list[int]:
+    """Pins of a file of ext4, new each time, while a child wants its pages dropped; shared memory
+    ignores such advice."""
+    container, size, errors = Container(), 8 * MIB, []
+    with slow.file_system() as (_, directory):
+        for _ in range(30):
+            with slow.mapped_file(directory, size) as (fd, address):
+
+                def work(fd: int = fd) -> None:
+                    while True:
+                        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+                with beside(work):
+                    errors.append(container.map_range(address, size, write=False))
+                if not errors[-1]:
+                    container.unmap(size)
+    return errors
+
+
+HOLDERS: dict[str, Holder] = {
+    "drop_caches": Holder(
+        name="drop_caches",
+        run=lambda: _fresh_beside(_writing("/proc/sys/vm/drop_caches", "1\n")),
+        kernels=("6.1",),
+        why_not="6.12 and later wait for it: no pin fails",
+    ),
+    "fadvise": Holder(
+        name="fadvise",
+        run=_beside_fadvise,
+        kernels=("6.1",),
+        why_not="as drop_caches",
+    ),
+    "compaction": Holder(
+        name="compaction",
+        run=lambda: _failing_beside(_writing("/proc/sys/vm/compact_memory", "1\n")),
+    ),
+    "khugepaged": Holder(name="khugepaged", run=lambda: _failing_beside(_khugepaged)),
+    "ksmd": Holder(name="ksmd", run=lambda: _failing_beside(_ksmd, private=True)),
+    "damon": Holder(
+        name="damon",
+        run=lambda: _failing_beside(_damon),
+        kernels=("6.12", "7.2"),
+        why_not="Debian's 6.1 is built without DAMON",
+    ),
+    "reclaim": Holder(name="reclaim", run=lambda: _failing_beside(_reclaim)),
+    "memory_offline": Holder(name="memory_offline", run=lambda: _failing_beside(_offlining)),
+    "pipe": Holder(name="pipe", run=lambda: _failing_beside(lambda _ram: contextlib.nullcontext())),
+}
+
+
+def run_apart(name: str) -> dict[str, Any]:
+    """The pins and the activity in a process group of their own, killed when its time is over."""
+    command = [sys.executable, "-m", __spec__.name, name]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return {"broken": f"not done in {_TIMEOUT_S} s"}
+    if process.returncode or not out.strip():
+        return {"broken": err.decode(errors="replace")[-2000:]}
+    result: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    errors = HOLDERS[sys.argv[1]].run()
+    print(json.dumps({"pid": os.getpid(), "errors": errors, "errno": max(errors)}), flush=True)

@@ -1,0 +1,62 @@
+"""Every cause that can be made to happen is named as what it is (tests/lab/matrix.py judges)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab import matrix
+from tests.lab.conftest import LabRun, as_json
+from tests.lab.inside.causes import CAUSES
+from tests.lab.inside.holders import HOLDERS
+from tests.lab.inside.sources import SOURCES
+from tests.lab.outcome import Status
+
+Lab = Callable[[str, str], LabRun]
+
+IN_EVERY_RUN = "6.12"  # the others take `--full`: half an hour more
+
+
+def _cases() -> list[object]:
+    """A test for each row and kernel where it can happen."""
+    names = {
+        "cause": {c.name: c.kernels for c in CAUSES.values()},
+        "source": {f"{s.name}-{case}": s.kernels for s in SOURCES.values() for case in s.cases},
+        "holder": {name: h.kernels for name, h in HOLDERS.items()},
+    }
+    return [
+        pytest.param(
+            kernel, kind, name,
+            id=f"{kernel}-{kind}-{name}",
+            marks=() if kernel == IN_EVERY_RUN else pytest.mark.full,
+        )
+        for kernel in matrix.KERNELS
+        for kind, kernels in names.items()
+        for name, possible in kernels.items()
+        if kernel in possible
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kernel", "kind", "name"), _cases())
+def test_row(lab: Lab, kernel: str, kind: str, name: str) -> None:
+    found = matrix.rows(lab(kernel, "matrix").outcome)
+    assert (kind, name) in found, f"the guest never ran it: {lab(kernel, 'matrix').outcome}"
+    judged = matrix.verdict(found[kind, name])
+    assert judged.right, f"{judged}\n{as_json(found[kind, name])[:6000]}"
+
+
+def test_nothing_was_lost(lab: Lab) -> None:
+    run = lab(IN_EVERY_RUN, "matrix")
+    assert run.outcome.status is Status.FINISHED, str(run.outcome)
+    stopped = run.event("stopped")
+    assert stopped["code"] == 0
+    lost = {name: n for name, n in stopped["metrics"].items() if "losses" in name and n}
+    assert not lost
+    assert stopped["memory"]["rss_kib"] < 40 * 1024
+
+
+def test_the_matrix_is_as_wide_as_it_should_be() -> None:
+    assert len({cause.reason for cause in CAUSES.values() if cause.reason}) >= 20
+    assert len({source.label for source in SOURCES.values()}) >= 5
+    assert len({holder.name for holder in HOLDERS.values()}) >= 8
