@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -20,7 +20,7 @@ IN_EVERY_RUN = "6.12"  # the others take `--full`: half an hour more
 
 def _cases() -> list[object]:
     """A test for each row and kernel where it can happen."""
-    names = {
+    names: dict[str, dict[str, Iterable[str]]] = {
         "cause": {c.name: c.kernels for c in CAUSES.values()},
         "source": {f"{s.name}-{case}": s.kernels for s in SOURCES.values() for case in s.cases},
         "holder": {name: h.kernels for name, h in HOLDERS.items()},
