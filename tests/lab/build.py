@@ -104,12 +104,17 @@ def _compile(tree: Path, version: str, say: Say) -> None:
         finally:
             process.terminate()
             process.wait()
+    if process.returncode < 0:
+        raise LabError(f"compiling was ended by signal {-process.returncode}", hint="run it again")
     if process.returncode:
-        words = log.read_text(errors="replace")
-        errors = re.findall(r"^.*(?:error|Error|FAILED|\*\*\*).*$", words, re.M)
-        hint = "\n  ".join([*errors[:5], *words.splitlines()[-5:]])
-        raise LabError("the kernel does not build", hint=hint)
+        raise LabError("the kernel does not build", hint=_errors(log.read_text(errors="replace")))
     say(f"compiled in {time.monotonic() - began:.0f} s")
+
+
+def _errors(log: str) -> str:
+    """The first errors, and how it ended. Names of files have the word `error` in them too."""
+    errors = re.findall(r"^.*(?: error: |: undefined reference|\*\*\* ).*$", log, re.M)
+    return "\n  ".join(errors[:5] or log.splitlines()[-5:])
 
 
 def _still_running(process: subprocess.Popen[bytes]) -> bool:

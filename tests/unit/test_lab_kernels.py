@@ -184,3 +184,8 @@ def test_an_option_that_was_dropped_stops_the_build() -> None:
     got = "CONFIG_VFIO=y\n# CONFIG_IOMMUFD is not set\nCONFIG_CMA_SIZE_MBYTES=0\n"
     with pytest.raises(LabError, match=r"does not take CONFIG_VFIO=m, CONFIG_IOMMUFD=m\n"):
         build.check_taken(wanted, got)
+
+
+def test_a_failed_build_shows_errors_and_not_files_of_that_name() -> None:
+    log = "  CC lib/str_error_r.o\nmm/gup.c:7:1: error: no type\nmake: *** [Makefile:1] Error 2\n"
+    assert build._errors(log).split("\n  ") == log.splitlines()[1:]
