@@ -43,7 +43,7 @@ static __always_inline void copy_windows(struct pw_window *copies)
 {
 	u32 holder;
 
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (holder = 0; holder < PW_HOLDER_COUNT; holder++)
 		bpf_probe_read_kernel(&copies[holder], sizeof(*copies), window_of(holder));
 }

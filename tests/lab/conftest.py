@@ -17,7 +17,7 @@ from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Outcome, Status
 
 TIMEOUT_S = 1800
-_OWN_JOBS = {"faults", "built", "matrix"}  # modules of tests/lab/inside
+_OWN_JOBS = {"faults", "built", "matrix", "storm"}  # modules of tests/lab/inside
 
 
 @dataclass(frozen=True, slots=True)

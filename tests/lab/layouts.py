@@ -33,6 +33,7 @@ LAYOUTS = {
         ),
         qemu_args=_MOVABLE_NODE,
     ),
+    "storm": Layout(name="storm", memory="2G", kernel_args=("movablecore=1G",)),
     "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     "faults": Layout(name="faults", memory="2G", kernel_args=("movablecore=1G",)),
     # All that is not movable lies below 768 MiB: small enough to be filled and fragmented.

@@ -1,0 +1,39 @@
+"""More failures than any host should see: all are counted, or it is counted that they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab.conftest import LabRun, Observed
+
+pytestmark = pytest.mark.full
+Lab = Callable[[str, str], LabRun]
+
+KERNEL = "6.12"
+DAEMON_SHARE = 0.5  # of one CPU, while everything fails as fast as it can
+
+
+def losses(metrics: dict[str, float]) -> float:
+    return sum(n for series, n in metrics.items() if series.startswith("pinwatch_losses_total{"))
+
+
+def test_ten_thousand_failing_maps(lab: Lab) -> None:
+    seen = lab(KERNEL, "storm").result("maps")
+    assert seen["failed"] == seen["maps"] == 10_000
+    counted = Observed({}, seen["metrics"], {}, {}, []).total("pinwatch_vfio_map_failures_total")
+    assert counted + losses(seen["metrics"]) == seen["failed"]
+    assert losses(seen["metrics"]) == 0
+    assert seen["vmstat"]["pgmigrate_fail"] == seen["failed"]
+    assert seen["daemon_cpu_s"] < DAEMON_SHARE * seen["seconds"]
+    assert seen["memory"]["rss_kib"] < 60 * 1024
+
+
+def test_a_million_pages_that_compaction_cannot_move(lab: Lab) -> None:
+    seen = lab(KERNEL, "storm").result("compaction")
+    assert seen["failed"] >= 1_000_000
+    series = 'pinwatch_host_migrations_total{migrate_reason="compaction",result="failed"}'
+    assert seen["metrics"][series] == seen["vmstat"]["pgmigrate_fail"]
+    assert losses(seen["metrics"]) == 0
+    assert seen["daemon_cpu_s"] < 0.1 * seen["seconds"]
