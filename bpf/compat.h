@@ -40,13 +40,17 @@ static __always_inline u32 large_folio_order(struct folio *folio)
 #endif
 }
 
-/* Of a tail page, its head: the folio. A folio is its own. */
+/*
+ * Of a tail page, its head: the folio. A folio is its own. Without a branch, which at the end of a
+ * loop makes the compiler lay that out in a way that 6.1's verifier refuses.
+ */
 static __always_inline u64 head_of(u64 page)
 {
 #ifdef HAS_page_compound_head
-	u64 head = KREAD((struct page *)page, compound_head);
+	u64 head = KREAD((struct page *)page, compound_head), is_tail = -(head & 1);
 
-	return head & 1 ? head - 1 : page;
+	asm volatile("" : "+r"(is_tail));
+	return ((head - 1) & is_tail) | (page & ~is_tail);
 #else
 	return page;
 #endif
