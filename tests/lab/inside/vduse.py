@@ -1,8 +1,8 @@
 """A VDUSE user: a virtio device in user space that brings the memory its bounce buffer lives in.
 
-Numbers and structures are those of include/uapi/linux/vduse.h. Needs iproute2's `vdpa` and `ip`:
-the kernel has a bounce buffer only from the first buffer on that the device's driver mapped, so
-there must be one: this is a network device, whose driver fills its receive queue when it is up.
+The kernel makes that buffer only when a driver first sends something through the device, so this is
+a network card: bringing its interface up hands it receive buffers, and nobody waits for an answer.
+Numbers and structures are those of include/uapi/linux/vduse.h. Needs iproute2's `vdpa` and `ip`.
 """
 
 from __future__ import annotations
@@ -10,53 +10,56 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import select
 import struct
 import subprocess
-import threading
-import time
 from pathlib import Path
+from threading import Thread
 
 from tests.lab.inside.memory import PAGE, Memory
 
 _CREATE_DEV, _DESTROY_DEV, _VQ_SETUP, _REG_UMEM = 0x41508102, 0x41008103, 0x40208114, 0x40308118
-_NETWORK = 1
+_NET = 1
 # VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM, which VDUSE insists on
 _FEATURES = 1 << 32 | 1 << 33
-_CONFIG_SIZE = 12
+_QUEUES = 2  # one pair
+_CONFIG_SIZE = 24
 _MESSAGE_SIZE = 152
 
 
 def load_modules() -> None:
-    """VDUSE, and the kernel's own driver for what is on the vdpa bus."""
+    """VDUSE, and the drivers that make a network interface of its device."""
     subprocess.run(["modprobe", "-a", "vduse", "virtio_vdpa", "virtio_net"], check=True)
 
 
 class Device:
-    """A network device with two queues that nobody serves, and its kernel's side up."""
+    """A network card that answers what it must to be brought up, and moves no packet."""
 
     def __init__(self) -> None:
         self._name = f"pinwatch{os.getpid()}"
         self._control = os.open("/dev/vduse/control", os.O_RDWR)
-        # name, vendor, device, features, queues, alignment, reserved, size of the configuration
+        # name, vendor, device, features, queues, alignment, reserved, the configuration's size
         config = struct.pack(
-            "=256sIIQII52xI", self._name.encode(), 0, _NETWORK, _FEATURES, 2, PAGE, _CONFIG_SIZE
+            f"=256sIIQII52xI{_CONFIG_SIZE}x",
+            *(self._name.encode(), 0, _NET, _FEATURES, _QUEUES, PAGE, _CONFIG_SIZE),
         )
-        fcntl.ioctl(self._control, _CREATE_DEV, bytearray(config + bytes(_CONFIG_SIZE)))
+        fcntl.ioctl(self._control, _CREATE_DEV, bytearray(config))
         self._fd = os.open(f"/dev/vduse/{self._name}", os.O_RDWR)
-        for queue in range(2):
+        for queue in range(_QUEUES):
             fcntl.ioctl(self._fd, _VQ_SETUP, bytearray(struct.pack("=IH26x", queue, 256)))
-        self._closing = threading.Event()
-        self._answers = threading.Thread(target=self._answer, daemon=True)
-        self._answers.start()
+        Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
+        """Say yes to every message of the kernel: new states, new mappings."""
+        while True:
+            (number,) = struct.unpack_from("=4xI", os.read(self._fd, _MESSAGE_SIZE))
+            os.write(self._fd, struct.pack("=II144x", number, 0))
 
     def pin(self, memory: Memory) -> int:
         """VDUSE_IOTLB_REG_UMEM; 0 or a positive errno. It takes the whole bounce buffer or none."""
-        # Unlike most it holds root to the limit as well.
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
-        Path("/sys/class/vduse", self._name, "bounce_size").write_text(str(memory.size))
-        subprocess.run(["vdpa", "dev", "add", "name", self._name, "mgmtdev", "vduse"], check=True)
-        subprocess.run(["ip", "link", "set", self._interface(), "up"], check=True)
+        # Unlike the others it holds even CAP_IPC_LOCK to the limit.
+        unlimited = resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
+        self._bring_up(memory.size)
         request = struct.pack("=QQQ24x", memory.address, 0, memory.size)
         try:
             fcntl.ioctl(self._fd, _REG_UMEM, bytearray(request))
@@ -64,26 +67,12 @@ class Device:
             return error.errno or -1
         return 0
 
+    def _bring_up(self, bounce_size: int) -> None:
+        Path("/sys/class/vduse", self._name, "bounce_size").write_text(str(bounce_size))
+        subprocess.run(["vdpa", "dev", "add", "name", self._name, "mgmtdev", "vduse"], check=True)
+        (interface,) = Path("/sys/bus/vdpa/devices", self._name).glob("virtio*/net/*")
+        subprocess.run(["ip", "link", "set", interface.name, "up"], check=True)
+
     def close(self) -> None:
         subprocess.run(["vdpa", "dev", "del", self._name], check=True)
-        self._closing.set()
-        self._answers.join()
-        os.close(self._fd)
-        fcntl.ioctl(self._control, _DESTROY_DEV, bytearray(self._name.encode().ljust(256, b"\0")))
-        os.close(self._control)
-
-    def _interface(self) -> str:
-        """The network interface that the kernel's driver made of it."""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            for entry in Path("/sys/bus/vdpa/devices", self._name).glob("virtio*/net/*"):
-                return entry.name
-            time.sleep(0.05)
-        raise FileNotFoundError(f"no interface of {self._name}")
-
-    def _answer(self) -> None:
-        """Say yes to every message (a new status, mostly): the kernel's driver waits for it."""
-        while not self._closing.is_set():
-            if select.select([self._fd], [], [], 0.1)[0]:
-                _, request = struct.unpack_from("=II", os.read(self._fd, _MESSAGE_SIZE))
-                os.write(self._fd, struct.pack("=II144x", request, 0))
+        # The descriptor stays open: a thread reads it. The process ends with this.
