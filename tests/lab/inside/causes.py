@@ -8,12 +8,9 @@ it got.  `--all` runs all that this kernel can, each with 60 s, and sends an eve
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 
 from tests.lab import channel
 from tests.lab.inside import (
+    apart,
     cause_files,
     cause_references,
     cause_refusals,
@@ -29,7 +27,7 @@ from tests.lab.inside import (
 )
 from tests.lab.inside.cause import Cause, running_kernel
 
-_TIMEOUT_S = 60
+TIMEOUT_S = 60
 _SINCE_6_12 = ("6.12", "7.2")
 
 _ALL = (
@@ -302,38 +300,6 @@ def _vmstat() -> dict[str, int]:
     return {k: int(v) for k, v in pairs if k.startswith(("pgmigrate_", "thp_", "nr_foll_pin_"))}
 
 
-def run_apart(name: str) -> dict[str, Any]:
-    """The cause in a process group of its own, which does not outlive its time."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.lab.inside.causes", name],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return {"cause": name, "broken": f"not done in {_TIMEOUT_S} s; {_stacks(process.pid)}"}
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode or not out.strip():
-        return {"cause": name, "broken": err.decode(errors="replace")[-2000:]}
-    result: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
-    return result
-
-
-def _stacks(pid: int) -> str:
-    """Where a process and its children are in the kernel."""
-    with contextlib.suppress(OSError):
-        process = Path(f"/proc/{pid}")
-        command = (process / "cmdline").read_text().replace("\0", " ")
-        children = (process / f"task/{pid}/children").read_text().split()
-        below = "".join(_stacks(int(child)) for child in children)
-        return f"{pid} {command}\n{(process / 'stack').read_text()}{below}"
-    return "gone"
-
-
 def run_all(names: list[str], *, with_witness: bool) -> int:
     """Each cause that this kernel can have; how many gave another errno than expected."""
     kernel, wrong = running_kernel(), 0
@@ -342,7 +308,7 @@ def run_all(names: list[str], *, with_witness: bool) -> int:
         for cause in [CAUSES[name] for name in names] if names else _ALL:
             if kernel not in cause.kernels:
                 continue
-            result = run_apart(cause.name)
+            result = apart.run(__spec__.name, cause.name, timeout_s=TIMEOUT_S)
             if probes and "pid" in result:
                 result["witness"] = witness.counts(probes, result["pid"])
             expected = cause.expected_errno(kernel)

@@ -12,14 +12,12 @@ import json
 import mmap
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.lab.inside import memory, pages, slow, syscalls
 from tests.lab.inside.cause import KERNELS
@@ -30,7 +28,7 @@ from tests.lab.inside.vfio import Container
 MIB = 1 << 20
 _SIZE = 4 * MIB
 _TIMES = 5
-_TIMEOUT_S = 90
+TIMEOUT_S = 90
 _MADV_DONTNEED, _MADV_MERGEABLE, _MADV_HUGEPAGE = 4, 12, 14
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
@@ -270,23 +268,6 @@ HOLDERS: dict[str, Holder] = {
     "memory_offline": Holder(name="memory_offline", run=lambda: _failing_beside(_offlining)),
     "pipe": Holder(name="pipe", run=lambda: _failing_beside(lambda _ram: contextlib.nullcontext())),
 }
-
-
-def run_apart(name: str) -> dict[str, Any]:
-    """The pins and the activity in a process group of their own, killed when its time is over."""
-    command = [sys.executable, "-m", __spec__.name, name]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return {"broken": f"not done in {_TIMEOUT_S} s"}
-    if process.returncode or not out.strip():
-        return {"broken": err.decode(errors="replace")[-2000:]}
-    result: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
-    return result
 
 
 if __name__ == "__main__":

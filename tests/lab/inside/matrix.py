@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from tests.lab import channel
-from tests.lab.inside import causes, holders, host, sources, vfio
+from tests.lab.inside import apart, causes, holders, host, sources, vfio
 from tests.lab.inside.cause import running_kernel
 
 Said = list[dict[str, Any]]
@@ -59,15 +59,18 @@ def rows(kernel: str) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]
     """What this kernel can have: kind, name, and how to make it happen."""
     for cause in causes.CAUSES.values():
         if kernel in cause.kernels:
-            yield "cause", cause.name, partial(causes.run_apart, cause.name)
+            yield "cause", cause.name, _apart(causes, cause.name)
     for source in sources.SOURCES.values():
         if kernel in source.kernels:
             for case in source.cases:
-                run = partial(sources.run_apart, source.name, case)
-                yield "source", f"{source.name}-{case}", run
+                yield "source", f"{source.name}-{case}", _apart(sources, source.name, case)
     for name, holder in holders.HOLDERS.items():
         if kernel in holder.kernels:
-            yield "holder", name, partial(holders.run_apart, name)
+            yield "holder", name, _apart(holders, name)
+
+
+def _apart(module: Any, *arguments: str) -> Callable[[], dict[str, Any]]:
+    return partial(apart.run, module.__name__, *arguments, timeout_s=module.TIMEOUT_S)
 
 
 def main(names: list[str]) -> int:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.lab import channel
-from tests.lab.inside import memory, rdma, vduse, video
+from tests.lab.inside import apart, memory, rdma, vduse, video
 from tests.lab.inside.iouring import Ring
 from tests.lab.inside.memory import PAGE, Memory
 from tests.lab.inside.udmabuf import DmaBuf
@@ -28,7 +26,7 @@ from tests.lab.inside.xdp import Umem
 
 MIB = 1 << 20
 _SIZE = 8 * MIB
-_TIMEOUT_S = 60
+TIMEOUT_S = 60
 _COUNTERS = ("pgmigrate_success", "pgmigrate_fail", "nr_foll_pin_acquired", "nr_foll_pin_released")
 
 Evidence = dict[str, Any]
@@ -179,25 +177,8 @@ def run_all() -> None:
             channel.send("source", source=source.name, skipped=source.why_not)
             continue
         for case in source.cases:
-            evidence = run_apart(source.name, case)
+            evidence = apart.run(__spec__.name, source.name, case, timeout_s=TIMEOUT_S)
             channel.send("source", source=source.name, case=case, **evidence)
-
-
-def run_apart(name: str, case: str) -> Evidence:
-    """Run one case; a crash or a hang is evidence as well."""
-    command = [sys.executable, "-m", __spec__.name, name, case]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return {"error": f"no answer in {_TIMEOUT_S} s"}
-    if process.returncode:
-        return {"error": err[-1000:], "status": process.returncode}
-    evidence: Evidence = json.loads(out.splitlines()[-1])
-    return evidence
 
 
 def _main(arguments: list[str]) -> None:
