@@ -7,7 +7,6 @@ sends the host an event for each.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -43,8 +42,8 @@ class Pinner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An interface that pins for long. `label` is what pinwatch calls it; `fails_with` is the
-    errno that its user gets for a page that cannot move, which not all of them pass on."""
+    """An interface that pins for long; `label` is what pinwatch calls it. `fails` gives ENOMEM
+    for each of them, on each kernel."""
 
     name: str
     label: str
@@ -53,7 +52,6 @@ class Source:
     prepare: Callable[[], None]
     ok: Case
     fails: Case
-    fails_with: int = errno.ENOMEM
     more: Mapping[str, Case] = field(default_factory=dict)
 
     @property
@@ -134,7 +132,6 @@ def _source(
     since: str = "6.1",
     why_not: str = "",
     prepare: Callable[[], None] = _nothing,
-    fails_with: int = errno.ENOMEM,
     more: Mapping[str, Case] | None = None,
 ) -> Source:
     all_series = ("6.1", "6.12", "7.2")
@@ -146,7 +143,6 @@ def _source(
         prepare=prepare,
         ok=partial(_ok, pinner),
         fails=partial(_fails, pinner),
-        fails_with=fails_with,
         more=more or {},
     )
 
