@@ -21,6 +21,7 @@ from pinwatch.host.bpf import Probes
 from pinwatch.host.notify import notify
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
+from pinwatch.model.kernel import Mode
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.pipeline import Outcome, Pipeline
@@ -126,12 +127,17 @@ class Daemon:
         with urllib.request.urlopen(f"http://{where}/metrics", timeout=30) as answer:
             answer.read()
         self._ready = True
-        attached = sum(state.attached for state in self._probes.states)
-        off = [state for state in self._probes.states if not state.attached]
+        states = self._probes.states
+        attached = sum(state.attached for state in states)
+        waiting = [state for state in states if state.mode is Mode.WAITING]
+        off = [state for state in states if state.mode is Mode.OFF]
         _log(f"ready: {attached} hooks attached, metrics on http://{where}/metrics")
+        if waiting:
+            reasons = "; ".join(dict.fromkeys(state.reason for state in waiting))
+            _log(f"{len(waiting)} hooks attach later: {reasons}")
         for state in off:
             _log(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
-        notify(f"READY=1\nSTATUS={attached} hooks attached, {len(off)} off")
+        notify(f"READY=1\nSTATUS={attached} hooks attached, {len(waiting)} wait, {len(off)} off")
 
     # ---- loop -------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from pinwatch.errors import CannotRunError
 from pinwatch.host import probe
 from pinwatch.host.bpf import Probes
+from pinwatch.model.kernel import Mode
 
 
 class Verdict(StrEnum):
@@ -160,6 +161,8 @@ def _attached(probes: Probes) -> Iterator[Check]:
     for state in probes.states:
         if state.attached:
             detail, verdict = f"{state.sees}: {state.mode} on {state.symbol}", Verdict.OK
+        elif state.mode is Mode.WAITING:
+            detail, verdict = f"{state.sees}: attaches by itself later ({state.reason})", Verdict.OK
         else:
             detail, verdict = f"not seen: {state.sees} ({state.reason})", Verdict.LIMITED
         yield Check(name=f"hook {state.hook}", verdict=verdict, detail=detail)
