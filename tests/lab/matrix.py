@@ -1,16 +1,18 @@
 """The confusion matrix: what was made to happen, and what pinwatch said of it, on each kernel.
 
-`python -m tests.lab.matrix [SERIES...]` boots a guest for each kernel, runs all rows of
-tests/lab/inside/matrix.py there, and writes docs/matrix.md. tests/lab/test_matrix.py judges rows by
-the same `verdict`.
+`python -m tests.lab.matrix` boots two guests for each kernel, one for all rows of
+tests/lab/inside/matrix.py and one for the founding report, which needs memory of its own shape, and
+writes docs/matrix.md. SERIES=DIR,DIR takes the results of earlier guests instead.
+tests/lab/test_matrix.py judges rows by the same `verdict`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tests.lab.inside.causes import CAUSES, WITHOUT_RECIPE
 from tests.lab.inside.holders import HOLDERS
 from tests.lab.inside.sources import SOURCES
 from tests.lab.layouts import LAYOUTS
-from tests.lab.outcome import Event, Outcome
+from tests.lab.outcome import Event, parse_line
 
 KERNELS = ("6.1", "6.12", "7.2")
 TIMEOUT_S = 1800
@@ -56,6 +58,12 @@ def _cause(row: Row) -> Verdict:
     right = most == cause.reason if cause.name == "lru_batch_ref" else set(said) == {cause.reason}
     sources = {f["pin"]["source"] for f in mine}
     return Verdict(cause.reason, text or "nothing", right and sources == {cause.source})
+
+
+def _founding_report(row: Row) -> Verdict:
+    """A scenario: everything that failed meanwhile."""
+    said = [failure["reason"] for failure in row["failures"]]
+    return Verdict("thp_split_refs", ", ".join(said), said == ["thp_split_refs"])
 
 
 def _slow(row: Row, name: str) -> Verdict:
@@ -106,6 +114,7 @@ def _holder(row: Row) -> Verdict:
 
 _JUDGES: dict[str, Callable[[Row], Verdict]] = {
     "cause": _cause,
+    "scenario": _founding_report,
     "source": _source,
     "holder": _holder,
 }
@@ -114,84 +123,102 @@ _JUDGES: dict[str, Callable[[Row], Verdict]] = {
 # ---- the document ---------------------------------------------------------------------------
 
 
-def run(series: str) -> Outcome:
+def run(series: str) -> list[Event]:
     """All rows on one kernel."""
-
-    def show(event: Event) -> None:
-        if event.get("event") == "row":
-            judged = verdict(dict(event))
-            mark = "right" if judged.right else "WRONG"
-            print(f"{series:5} {mark} {event['name']}: {judged.said}", flush=True)
-
-    command = [sys.executable, "-m", "tests.lab.inside.matrix"]
     kernel = kernels.fetch(kernels.series(series))
-    return guest.boot(kernel, LAYOUTS["matrix"], command, timeout_s=TIMEOUT_S, on_event=show)
+    events: list[Event] = []
+    for layout, job in (("matrix", ["matrix"]), ("fragmented", ["scenarios", "fragmented"])):
+        command = [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]]
+        outcome = guest.boot(
+            kernel, LAYOUTS[layout], command, timeout_s=TIMEOUT_S, on_event=partial(_show, series)
+        )
+        events += outcome.events
+    return events
 
 
-def rows(outcome: Outcome) -> dict[tuple[str, str], Row]:
+def _show(series: str, event: Event) -> None:
+    for row in rows([event]).values():
+        judged = verdict(row)
+        mark = "right" if judged.right else "WRONG"
+        print(f"{series:5} {mark} {row['name']}: {judged.said}", flush=True)
+
+
+def earlier(directories: list[str]) -> list[Event]:
+    """What guests said that ran before."""
+    texts = [Path(name, "channel.jsonl").read_text() for name in directories]
+    return [parse_line(line) for text in texts for line in text.splitlines()]
+
+
+def rows(events: Iterable[Event]) -> dict[tuple[str, str], Row]:
     """By kind and name."""
-    found = [dict(event) for event in outcome.events if event.get("event") == "row"]
+    found = [dict(event) for event in events if event["event"] == "row"]
+    found += [
+        {"kind": "scenario", "name": event["name"], **event["result"], "result": {}}
+        for event in events
+        if event["event"] == "scenario"
+    ]
     return {(row["kind"], row["name"]): row for row in found}
 
 
 _TITLES = {
-    "cause": ("Reasons", "induced cause"),
-    "source": ("Sources", "source and case"),
-    "holder": ("Holders", "beside failing pins"),
+    ("cause", "scenario"): ("Reasons", "induced cause"),
+    ("source",): ("Sources", "source and case"),
+    ("holder",): ("Holders", "beside failing pins"),
 }
 
+Tables = dict[str, dict[tuple[str, str], Row]]
 
-def document(outcomes: dict[str, Outcome]) -> str:
+
+def document(events: dict[str, list[Event]]) -> str:
     """docs/matrix.md."""
-    tables = {series: rows(outcome) for series, outcome in outcomes.items()}
-    releases = {
-        series: next(e["release"] for e in outcome.events if e.get("event") == "start")
-        for series, outcome in outcomes.items()
-    }
+    tables = {series: rows(found) for series, found in events.items()}
+    releases = [
+        f"{series} ({next(e['release'] for e in found if e['event'] == 'start')})"
+        for series, found in events.items()
+    ]
     return "".join(_lines(tables, releases))
 
 
-def _lines(
-    tables: dict[str, dict[tuple[str, str], Row]], releases: dict[str, Any]
-) -> Iterator[str]:
+def _lines(tables: Tables, releases: list[str]) -> Iterator[str]:
     yield (
         "# The confusion matrix\n\nWritten by `make matrix`, which boots a guest for each kernel, "
         "makes each of these causes happen under one running daemon, and writes down what pinwatch "
         "said of the process that pinned. A cell with a tick is what was to be said; any other is "
-        "wrong. Empty: it cannot happen on that kernel.\n\nKernels: "
-        + ", ".join(f"{series} ({release})" for series, release in releases.items())
-        + ".\n"
+        "wrong. Empty: it cannot happen on that kernel.\n\nKernels: " + ", ".join(releases) + ".\n"
     )
-    for kind, (title, what) in _TITLES.items():
-        names = dict.fromkeys(n for table in tables.values() for k, n in table if k == kind)
+    for kinds, (title, what) in _TITLES.items():
+        keys = dict.fromkeys(key for table in tables.values() for key in table if key[0] in kinds)
         yield f"\n## {title}\n\n| {what} | expected | {' | '.join(tables)} |\n"
         yield "|---|---|" + "---|" * len(tables) + "\n"
-        for name in names:
-            yield _line(kind, name, tables)
+        for key in keys:
+            yield _line(key, tables)
     yield "\n## Not induced\n\nUnit tests decide them on records made by hand "
     yield "(`tests/unit/test_classify.py`).\n\n| reason | why not |\n|---|---|\n"
-    for reason, why in WITHOUT_RECIPE.items():
+    for reason, why in sorted(WITHOUT_RECIPE.items()):
         yield f"| `{reason}` | {why} |\n"
 
 
-def _line(kind: str, name: str, tables: dict[str, dict[tuple[str, str], Row]]) -> str:
-    judged = {
-        series: verdict(table[kind, name]) if (kind, name) in table else None
-        for series, table in tables.items()
-    }
-    expected = next(v.expected for v in judged.values() if v is not None)
-    cells = [
-        "" if v is None else f"✓ {v.said if v.said != v.expected else ''}".strip()
-        if v.right else f"**{v.said or 'nothing'}**"
-        for v in judged.values()
-    ]  # fmt: skip
-    return f"| {name} | `{expected}` | {' | '.join(cells)} |\n"
+def _line(key: tuple[str, str], tables: Tables) -> str:
+    judged = [verdict(table[key]) if key in table else None for table in tables.values()]
+    expected = next(v.expected for v in judged if v is not None)
+    return f"| {key[1]} | `{expected}` | {' | '.join(map(_cell, judged))} |\n"
 
 
-def main(series: list[str]) -> int:
-    outcomes = {name: run(name) for name in series or KERNELS}
-    DOCS.write_text(document(outcomes))
-    wrong = sum(not verdict(row).right for o in outcomes.values() for row in rows(o).values())
+def _cell(judged: Verdict | None) -> str:
+    if judged is None:
+        return ""
+    if not judged.right:
+        return f"**{judged.said or 'nothing'}**"
+    return "✓" if judged.said == judged.expected else f"✓ {judged.said}"
+
+
+def main(arguments: list[str]) -> int:
+    events = {}
+    for argument in arguments or KERNELS:
+        series, _, directories = argument.partition("=")
+        events[series] = earlier(directories.split(",")) if directories else run(series)
+    DOCS.write_text(document(events))
+    wrong = sum(not verdict(row).right for e in events.values() for row in rows(e).values())
     print(f"{DOCS}: {wrong} wrong")
     return int(wrong > 0)
 

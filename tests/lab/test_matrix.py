@@ -40,7 +40,7 @@ def _cases() -> list[object]:
 
 @pytest.mark.parametrize(("kernel", "kind", "name"), _cases())
 def test_row(lab: Lab, kernel: str, kind: str, name: str) -> None:
-    found = matrix.rows(lab(kernel, "matrix").outcome)
+    found = matrix.rows(lab(kernel, "matrix").outcome.events)
     assert (kind, name) in found, f"the guest never ran it: {lab(kernel, 'matrix').outcome}"
     judged = matrix.verdict(found[kind, name])
     assert judged.right, f"{judged}\n{as_json(found[kind, name])[:6000]}"

@@ -274,6 +274,22 @@ WITHOUT_RECIPE = {
     "split_subpage_failed": "a reference must come in the microseconds between a split and the "
     "one pass over its pages, in a kernel zone that has small blocks and no huge ones",
     "extra_ref_gone": "a reference that lasts microseconds, and a pass that meets it last",
+    "copy_poisoned": "memory that breaks while it is copied",
+    "device_coherent_failed": "memory of a device that the CPU reads as its own",
+    "p2pdma_refused": "memory of a PCI device that lends it to others",
+    "special_pte": "a driver that maps single pages without struct page into a plain VMA",
+    "hwpoison": "VFIO and io_uring do not ask for it: they get fault_sigbus (see there)",
+    "iommu_map_failed": "an IOMMU driver that refuses for another reason than memory",
+    "ref_overflow": "two thousand million references to one page",
+    "fs_migrate_refused": "such pages are not allocated where they would have to move",
+    "hugetlb_subpool_busy": "a file removed in the moment between two looks",
+    "hugetlb_lock": "a lock that is held for a moment",
+    "hugetlb_unsupported": "x86 can move all its sizes; told as hugetlb_lock",
+    "thp_split_inval": "a file system that needs larger pages than the machine's",
+    "thp_split_nomem": "the kernel's own small allocations do not fail",
+    "unmap_failed_other": "a page table that changes while it is walked",
+    "pinned_in_place": "no kernel here has 1aaf8c122918 without its revert",
+    "unknown": "what is known would have a rule",
 }
 
 CAUSES: dict[str, Cause] = {cause.name: cause for cause in _ALL}
