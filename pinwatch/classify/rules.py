@@ -184,7 +184,8 @@ FOLIO_RULES = (
     FolioRule(R.FS_MIGRATE_REFUSED, lambda folio, _refs, _pin: folio.refuses_migration),
     FolioRule(
         R.NO_MIGRATE_OP,
-        lambda folio, _refs, _pin: not folio.has_migrate_op and folio.dirty,
+        # fallback_migrate_folio() has a dirty page written, and gives up: then it is no more dirty.
+        lambda folio, _refs, _pin: not folio.has_migrate_op and (folio.dirty or folio.writeback),
     ),
     FolioRule(
         R.SPLIT_SUBPAGE_FAILED,
