@@ -1,5 +1,5 @@
-"""A reason is complete: rule, words, series, documents, and either a recording of a kernel that gave
-it or a sentence why none can be made to."""
+"""A reason is complete: rule, words, series, documents, and a recording of a kernel that gave it, or
+a sentence why none can be made to."""
 
 from __future__ import annotations
 
