@@ -1,4 +1,4 @@
-"""A reason is complete: rule, words, series, documents, and a recording of a kernel that gave it, or
+"""A reason is complete: rule, words, series, documents, a recording of a kernel that gave it or
 a sentence why none can be made to."""
 
 from __future__ import annotations
