@@ -60,6 +60,7 @@ class Daemon:
         self._record: TextIO | None = None
         self._last_line = ""
         self._journal = Journal()
+        self._namer = kallsyms.Namer(roots.proc)
         self._io_in_flight: tuple[str, ...] = ()
         self._stuck: frozenset[tuple[TaskKey, int, bool]] = frozenset()
         self._serving = False
@@ -161,13 +162,13 @@ class Daemon:
 
     def _drain(self) -> bool:
         """Take what the ring buffer holds; True when a view should know at once."""
-        changed = False
+        changed = self._name_callers()
         records = self._probes.ring.take()
         if records and (devices := sysfs.io_in_flight(self._roots.sys)) != self._io_in_flight:
             self._io_in_flight = devices
             self._feed(IoInFlight(devices))
         for data in records:
-            self._name_stack(data)
+            self._namer.ask(decode.stack_of(data))
             found = self._feed(RawRecord(data))
             if isinstance(found, ModuleLoaded):
                 changed |= self._probes.attach_module(found.name)
@@ -181,12 +182,11 @@ class Daemon:
                 self._journal.say(words.explain_slow(found).headline + f": {found.cause}")
         return changed
 
-    def _name_stack(self, data: bytes) -> None:
-        """Before the record, so that a replay has the names as well."""
-        unnamed = [a for a in decode.stack_of(data) if not self._pipeline.is_named(a)]
-        if unnamed:
-            names = kallsyms.resolve(self._roots.proc, unnamed)
-            self._feed(Named({address: names.get(address, f"{address:#x}") for address in unnamed}))
+    def _name_callers(self) -> bool:
+        """Names of the kernel functions that pinned, which come after the records."""
+        if names := self._namer.take():
+            self._feed(Named(names))
+        return bool(names)
 
     def _feed(self, item: Item) -> Outcome | None:
         if self._record is not None:

@@ -38,6 +38,7 @@ class Pipeline:
                 return self._record(data)
             case Named(symbols):
                 self._symbols.update(symbols)
+                self._ledger.name_callers(self._caller)
             case IoInFlight(devices):
                 self._io_in_flight = devices
             case VmFound(task, cmdline):
@@ -53,10 +54,6 @@ class Pipeline:
                     }
                 )
         return None
-
-    def is_named(self, address: int) -> bool:
-        """Its function's name has been fed."""
-        return address in self._symbols
 
     def _record(self, data: bytes) -> Outcome | None:
         try:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import errno
 from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
 
+from pinwatch.model.event import PinEnded
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.holder import Holder
 from pinwatch.model.kernel import HookState
@@ -155,6 +158,15 @@ class Ledger:
         self._slow.append(slow)
         labels = (slow.vm.name, slow.pin.source, slow.cause)
         self._add("pinwatch_longterm_slow_pins_total", labels, 1)
+
+    def name_callers(self, caller: Callable[[PinEnded], tuple[str, ...]]) -> None:
+        """Names of kernel functions have come: tell again who called."""
+        for at, failure in enumerate(self._failures):
+            if failure.pin.stack:
+                self._failures[at] = replace(failure, caller=caller(failure.pin))
+        for at, slow in enumerate(self._slow):
+            if slow.pin.stack:
+                self._slow[at] = replace(slow, caller=caller(slow.pin))
 
     def set_stuck(self, stuck: tuple[StuckPin, ...]) -> None:
         self._stuck = stuck

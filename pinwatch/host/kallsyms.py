@@ -5,27 +5,64 @@ Read when a record has a stack to be named, and not kept: the file is some 10 MB
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+
+_DIGITS = 16
+_KIND = _DIGITS + 1  # `ffffffff81000000 T _stext`, and `\t[module]` behind it
+_NAME = _KIND + 2
 
 
 def resolve(procfs: Path, addresses: Iterable[int]) -> dict[int, str]:
-    """The function that each address lies in. Addresses stay unnamed where the kernel hides them
-    (kptr_restrict), and numbers are shown instead."""
+    """The function that each address lies in, an address itself where the kernel hides them
+    (kptr_restrict)."""
     wanted = sorted(addresses)
-    starts = dict.fromkeys(wanted, 0)
-    names: dict[int, str] = {}
     try:
         with (procfs / "kallsyms").open(encoding="ascii", errors="replace") as lines:
-            for line in lines:
-                text, kind, name, *module = line.split()
-                if kind not in "tTwW":
-                    continue
-                start = int(text, 16)
-                for address in wanted:
-                    if starts[address] < start <= address:
-                        starts[address] = start
-                        names[address] = " ".join((name, *module))
+            found = _nearest([f"{address:0{_DIGITS}x}" for address in wanted], lines)
     except OSError:
-        return {}
-    return names
+        found = [""] * len(wanted)
+    return {address: name or f"{address:#x}" for address, name in zip(wanted, found, strict=True)}
+
+
+def _nearest(wanted: list[str], lines: Iterable[str]) -> list[str]:
+    """The last function that starts at or before each. Addresses are compared as the text that they
+    are, all of one length: there are 200 000 lines."""
+    best = [("0" * _DIGITS, "")] * len(wanted)
+    for line in lines:
+        at = bisect_left(wanted, line[:_DIGITS])
+        if at < len(wanted) and line[:_DIGITS] > best[at][0] and line[_KIND] in "tTwW":
+            best[at] = (line[:_DIGITS], line[_NAME:])
+    return [" ".join(name.split()) for _, name in accumulate(best, max)]
+
+
+class Namer:
+    """Names addresses in a thread of its own, so that records need not wait for their names."""
+
+    def __init__(self, procfs: Path) -> None:
+        self._procfs = procfs
+        self._asked: set[int] = set()
+        self._wanted: set[int] = set()
+        self._named: SimpleQueue[dict[int, str]] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    def ask(self, addresses: Iterable[int]) -> None:
+        """Have what was never asked for named."""
+        new = set(addresses) - self._asked
+        self._asked |= new
+        self._wanted |= new
+
+    def take(self) -> dict[int, str]:
+        """What was named since the last call. To be called again and again: it starts the work."""
+        if self._wanted and (self._thread is None or not self._thread.is_alive()):
+            wanted, self._wanted = self._wanted, set()
+            self._thread = Thread(target=self._name, args=(wanted,), daemon=True)
+            self._thread.start()
+        return {} if self._named.empty() else self._named.get()
+
+    def _name(self, wanted: set[int]) -> None:
+        self._named.put(resolve(self._procfs, wanted))
