@@ -29,6 +29,8 @@ _ISOLATING = (
     H.COMPACTION, H.RECLAIM, H.MEMORY_FAILURE, H.DAMON,
 )  # fmt: skip
 _LASTING = (H.DROP_CACHES, H.MEMORY_OFFLINE, H.CONTIG_ALLOC, H.MEMORY_FAILURE)
+# They work on one range of frames from beginning to end; DAMON's is only the page it looked at last.
+_RANGED = (H.MEMORY_OFFLINE, H.CONTIG_ALLOC, H.MEMORY_FAILURE)
 _SUSPECTS = {
     FailureReason.EXTRA_REF_PINNED: _PINNING,
     FailureReason.UNMAP_FAILED_PINNED: _PINNING,
@@ -106,7 +108,8 @@ def overlaps(
 ) -> Iterator[HolderMatch]:
     """What was active while the pin was, in no order."""
     for activity in pin.activities:
-        elsewhere = activity.last_pfn and folios and not any(_covers(activity, f) for f in folios)
+        here = not folios or any(_covers(activity, folio) for folio in folios)
+        elsewhere = activity.holder in _RANGED and not here
         if _overlaps(activity, pin) and not elsewhere and _can_be(activity.holder, folios):
             yield _named(activity)
     if io_in_flight:

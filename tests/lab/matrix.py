@@ -107,14 +107,14 @@ def _grown(row: Row, metric: str, source: str) -> float:
 
 
 def _holder(row: Row) -> Verdict:
-    """The holder is named, or told to have overlapped, in each failed pin of the process."""
+    """The holder is named, or told to have overlapped. They come in bursts: not beside each pin."""
     holder = HOLDERS[row["name"]].name
     mine = [f for f in row["failures"] if f["pin"]["task"]["key"]["tgid"] == row["result"]["pid"]]
     found = [next((m for m in (f["holder"], *f["also"]) if m["holder"] == holder), None)
              for f in mine]  # fmt: skip
     named = Counter(f"{m['holder']} ({m['confidence']})" if m else "not named" for m in found)
     text = ", ".join(f"{what} {n}x" for what, n in named.most_common())
-    return Verdict(holder, text or "no pin failed", bool(found) and all(found))
+    return Verdict(holder, text or "no pin failed", any(found))
 
 
 _JUDGES: dict[str, Callable[[Row], Verdict]] = {

@@ -249,6 +249,8 @@ def test_what_passes_by_is_named_only_for_a_reference_that_passed() -> None:
     damon = activity(holder=Holder.DAMON)
     assert names(match(damon)) == [(Holder.UNKNOWN, NO), (Holder.DAMON, OVERLAP)]
     assert names(match(damon, refcount=2)) == [(Holder.DAMON, OVERLAP)]
+    sampled = replace(damon, first_pfn=1, last_pfn=2)  # another page than the one that stayed
+    assert names(match(sampled)) == [(Holder.UNKNOWN, NO), (Holder.DAMON, OVERLAP)]
 
 
 def test_a_pin_can_only_be_of_something_that_pins() -> None:

@@ -27,9 +27,10 @@ from tests.lab.inside.vfio import Container
 
 MIB = 1 << 20
 _SIZE = 4 * MIB
-_TIMES = 5
+_TIMES = 20  # the activities come in bursts
 TIMEOUT_S = 90
-_MADV_DONTNEED, _MADV_MERGEABLE, _MADV_HUGEPAGE = 4, 12, 14
+_MADV_DONTNEED, _MADV_REMOVE, _MADV_DONTFORK, _MADV_MERGEABLE = 4, 9, 10, 12
+_MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_PAGEOUT, _MADV_POPULATE_WRITE = 14, 15, 21, 23
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _DAMON = Path("/sys/kernel/mm/damon/admin/kdamonds")
@@ -81,12 +82,12 @@ def _writing(path: str, text: str) -> Activity:
 @contextmanager
 def _khugepaged(_ram: Memory) -> Iterator[None]:
     """It scans without a pause what it may never collapse: one page of each huge one is there."""
-    size = 64 * MIB
+    huge, many = 2 * MIB, 2048
 
     def work() -> None:
-        area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        area = mmap.mmap(-1, many * huge, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         area.madvise(_MADV_HUGEPAGE)
-        for offset in range(0, size, 2 * MIB):
+        for offset in range(0, len(area), huge):
             area[offset] = 1
         signal.pause()
 
@@ -97,7 +98,7 @@ def _khugepaged(_ram: Memory) -> Iterator[None]:
             fault=(_THP / "defrag", "never"),
             none=(knobs / "max_ptes_none", "0"),
             sleep=(knobs / "scan_sleep_millisecs", "0"),
-            many=(knobs / "pages_to_scan", "4096"),
+            many=(knobs / "pages_to_scan", str(many * huge // PAGE)),
         ),
         beside(work),
     ):
@@ -106,17 +107,20 @@ def _khugepaged(_ram: Memory) -> Iterator[None]:
 
 @contextmanager
 def _ksmd(_ram: Memory) -> Iterator[None]:
-    """It merges without a pause what a child makes different again."""
-    size = 4 * MIB
+    """It merges without a pause what a child writes again; a few pages stay merged, for the others
+    to be merged with."""
+    size, stays = 4 * MIB, 64 * PAGE
 
     def work() -> None:
         area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         area.madvise(_MADV_MERGEABLE)
+        start = 0
         while True:
-            for offset in range(0, size, PAGE):
+            for offset in range(start, size, PAGE):
                 area[offset : offset + 8] = b"the same"
-            time.sleep(0.3)
-            area.madvise(_MADV_DONTNEED)
+            start = stays
+            time.sleep(0.05)
+            area.madvise(_MADV_DONTNEED, stays, size - stays)
 
     with (
         _set(
@@ -163,7 +167,7 @@ def _reclaim(_ram: Memory) -> Iterator[None]:
         while True:
             for offset in range(0, 16 * MIB, PAGE):
                 area[offset] = 1
-            area.madvise(21)  # MADV_PAGEOUT
+            area.madvise(_MADV_PAGEOUT)
 
     with beside(work):
         yield
@@ -200,40 +204,46 @@ def _failing_beside(activity: Activity, *, private: bool = False) -> list[int]:
 
 
 def _private(size: int) -> Memory:
-    """Private memory of base pages, written to."""
+    """Private memory of base pages, written to, and not shared with children: a pin would copy."""
     address = syscalls.map_memory(size, fd=-1)
-    syscalls.advise(address, size, 15)  # MADV_NOHUGEPAGE
+    syscalls.advise(address, size, _MADV_NOHUGEPAGE)
+    syscalls.advise(address, size, _MADV_DONTFORK)
     syscalls.touch(address, size)
     return Memory(view=mmap.mmap(-1, PAGE), fd=-1, address=address, size=size)
 
 
 def _fresh_beside(activity: Activity, *, times: int = 30) -> list[int]:
     """Pins of fresh memory each time, which fail where the activity is in the way."""
-    container, ram, errors = Container(), memory.memfd(16 * MIB), []
+    container, ram, errors = Container(), memory.memfd(32 * MIB), []
     with activity(ram):
         for _ in range(times):
             errors.append(container.map(ram))
             if not errors[-1]:
                 container.unmap(ram.size)
-            ram.view.madvise(9)  # MADV_REMOVE
-            ram.view.madvise(23)  # MADV_POPULATE_WRITE
+            ram.view.madvise(_MADV_REMOVE)
+            ram.view.madvise(_MADV_POPULATE_WRITE)
     return errors
 
 
 def _beside_fadvise() -> list[int]:
-    """Pins of a file of ext4, new each time, while a child wants its pages dropped; shared memory
-    ignores such advice."""
-    container, size, errors = Container(), 8 * MIB, []
-    with slow.file_system() as (_, directory):
-        for _ in range(30):
-            with slow.mapped_file(directory, size) as (fd, address):
+    """Pins of a file of ext4, read in anew each time, while a child wants its pages dropped; shared
+    memory ignores such advice."""
+    container, size, errors = Container(), 16 * MIB, []
+    with slow.file_system() as (_, directory), slow.mapped_file(directory, size) as (fd, address):
 
-                def work(fd: int = fd) -> None:
-                    while True:
-                        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        def drop() -> None:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-                with beside(work):
-                    errors.append(container.map_range(address, size, write=False))
+        def work() -> None:
+            while True:
+                drop()
+
+        with beside(work):
+            for _ in range(30):
+                syscalls.advise(address, size, _MADV_DONTNEED)
+                drop()
+                syscalls.read_pages(address, size)
+                errors.append(container.map_range(address, size, write=False))
                 if not errors[-1]:
                     container.unmap(size)
     return errors
