@@ -29,7 +29,7 @@ _ISOLATING = (
     H.COMPACTION, H.RECLAIM, H.MEMORY_FAILURE, H.DAMON,
 )  # fmt: skip
 _LASTING = (H.DROP_CACHES, H.MEMORY_OFFLINE, H.CONTIG_ALLOC, H.MEMORY_FAILURE)
-# They work on one range of frames from beginning to end; DAMON's is only the page it looked at last.
+# They work on one range of frames from beginning to end; DAMON's is the page it looked at last.
 _RANGED = (H.MEMORY_OFFLINE, H.CONTIG_ALLOC, H.MEMORY_FAILURE)
 _SUSPECTS = {
     FailureReason.EXTRA_REF_PINNED: _PINNING,
