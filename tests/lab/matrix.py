@@ -2,8 +2,9 @@
 
 `python -m tests.lab.matrix` boots two guests for each kernel, one for all rows of
 tests/lab/inside/matrix.py and one for the founding report, which needs memory of its own shape, and
-writes docs/matrix.md. SERIES=DIR,DIR takes the results of earlier guests instead.
-tests/lab/test_matrix.py judges rows by the same `verdict`.
+one for the sources that need a kernel built here (tests/lab/inside/built.py); then it writes
+docs/matrix.md. SERIES=DIR,DIR takes the results of earlier guests instead. tests/lab/test_matrix.py
+judges rows by the same `verdict`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import guest, kernels
+from tests.lab.inside import built_sources
 from tests.lab.inside.causes import CAUSES, WITHOUT_RECIPE
 from tests.lab.inside.holders import HOLDERS
 from tests.lab.inside.sources import SOURCES
@@ -24,6 +26,7 @@ from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Event, parse_line
 
 KERNELS = ("6.1", "6.12", "7.2")
+BUILT = "6.12-iommufd"
 TIMEOUT_S = 1800
 DOCS = Path(__file__).resolve().parents[2] / "docs/matrix.md"
 
@@ -81,10 +84,15 @@ def _slow(row: Row, name: str) -> Verdict:
     return Verdict(f"{expected} (slow)", text, right)
 
 
+_LABELS = {name: source.label for name, source in SOURCES.items()} | {
+    name: source.label for name, source in built_sources.SOURCES.items()
+}
+
+
 def _source(row: Row) -> Verdict:
     """The source is named; a success has its pages counted, a failure its reason and the pipe."""
     name, _, case = row["name"].rpartition("-")
-    label, result = SOURCES[name].label, row["result"]
+    label, result = _LABELS[name], row["result"]
     if case == "ok":
         pins = _grown(row, "pinwatch_longterm_pins_total", label)
         pages = _grown(row, "pinwatch_longterm_pinned_pages_total", label)
@@ -128,11 +136,18 @@ _JUDGES: dict[str, Callable[[Row], Verdict]] = {
 # ---- the document ---------------------------------------------------------------------------
 
 
+# Layout and module of tests/lab/inside with its arguments, by kernel.
+_JOBS = {
+    "": (("matrix", "matrix"), ("fragmented", "scenarios", "fragmented")),
+    BUILT: (("built", "built"),),
+}
+
+
 def run(series: str) -> list[Event]:
     """All rows on one kernel."""
     kernel = kernels.fetch(kernels.series(series))
     events: list[Event] = []
-    for layout, job in (("matrix", ["matrix"]), ("fragmented", ["scenarios", "fragmented"])):
+    for layout, *job in _JOBS.get(series, _JOBS[""]):
         command = [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]]
         outcome = guest.boot(
             kernel, LAYOUTS[layout], command, timeout_s=TIMEOUT_S, on_event=partial(_show, series)
@@ -160,7 +175,7 @@ def rows(events: Iterable[Event]) -> dict[tuple[str, str], Row]:
     found += [
         {"kind": "scenario", "name": event["name"], **event["result"], "result": {}}
         for event in events
-        if event["event"] == "scenario"
+        if event["event"] == "scenario" and event["name"] == "founding_report"
     ]
     return {(row["kind"], row["name"]): row for row in found}
 
@@ -219,7 +234,7 @@ def _cell(judged: Verdict | None) -> str:
 
 def main(arguments: list[str]) -> int:
     events = {}
-    for argument in arguments or KERNELS:
+    for argument in arguments or (*KERNELS, BUILT):
         series, _, directories = argument.partition("=")
         events[series] = earlier(directories.split(",")) if directories else run(series)
     DOCS.write_text(document(events))

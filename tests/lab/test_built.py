@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.lab import matrix
 from tests.lab.conftest import LabRun, as_json
 from tests.lab.inside.built_sources import SIZE, SOURCES
 from tests.lab.inside.memory import PAGE
 from tests.lab.outcome import Status
 
-KERNEL = "6.12-iommufd"
+KERNEL = matrix.BUILT
 ENOMEM, EFAULT = 12, 14
 PAGES = SIZE // PAGE
 # A write to vhost's file ends in EFAULT for any reason (drivers/vhost/vhost.c).
@@ -68,3 +69,10 @@ def test_one_held_page_is_enough_to_fail(lab: Lab, source: str) -> None:
         assert 0 <= pins_kept(result) < PAGE // 8, as_json(result)
     else:
         assert pins_kept(result) == 0, as_json(result)
+
+
+@every_source
+@pytest.mark.parametrize("way", ["ok", "fails"])
+def test_pinwatch_names_it(lab: Lab, source: str, way: str) -> None:
+    row = matrix.rows(lab(KERNEL, "built").outcome.events)["source", f"{source}-{way}"]
+    assert matrix.verdict(row).right, as_json(row)[:6000]

@@ -1,40 +1,32 @@
 """All that a built kernel is built for, one after the other: `python -m tests.lab.inside.built`.
 
-Sends a line for each source and way (tests/lab/inside/built_sources.py). Judged by
-tests/lab/test_built.py.
+Sends two lines for each source and way (tests/lab/inside/built_sources.py): what the kernel did,
+and a row of the matrix, with what pinwatch said. Judged by tests/lab/test_built.py.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import traceback
-from typing import Any
+from functools import partial
 
 from tests.lab import channel
-from tests.lab.inside.built_sources import SOURCES
+from tests.lab.inside import apart, built_sources, host
+from tests.lab.inside.matrix import observe
 
-
-def _run(name: str, way: str) -> dict[str, Any]:
-    """In a process of its own: what it pinned and bound goes with it."""
-    command = [sys.executable, "-m", "tests.lab.inside.built_sources", name, way]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} {way}: {done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+_TIMEOUT_S = 120
 
 
 def main() -> int:
-    for name in SOURCES:
+    daemon = host.Daemon()
+    channel.send("ready", seconds=daemon.ready_s, memory=daemon.memory(), log=daemon.log())
+    for name in built_sources.SOURCES:
         for way in ("ok", "fails"):
-            try:
-                result = _run(name, way)
-            except Exception:
-                result = {"broken": traceback.format_exc()[-3000:]}
-            channel.send("scenario", name=f"{name} {way}", result=result)
-    channel.send("stopped", code=0, memory={})
+            run = partial(apart.run, built_sources.__name__, name, way, timeout_s=_TIMEOUT_S)
+            row = observe(run)
+            channel.send("scenario", name=f"{name} {way}", result=row["result"])
+            channel.send("row", kind="source", name=f"{name}-{way}", **row)
+    code = daemon.stop()
+    channel.send("stopped", code=code, memory={}, log=daemon.log())
     return 0
 
 
