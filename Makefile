@@ -34,7 +34,8 @@ check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
 run: $(PYTHON) ## run the daemon on this machine
 	@.venv/bin/pinwatch run
 
-matrix: setup ## induce every cause on every kernel and write docs/matrix.md (half an hour)
+matrix: ## induce every cause on every kernel and write docs/matrix.md (half an hour)
+	@.ci/setup --full
 	@$(PYTHON) -m tests.lab.matrix
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
