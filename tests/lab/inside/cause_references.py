@@ -178,7 +178,7 @@ def in_mlock_batch(times: int = 30) -> dict[str, Any]:
     (mlock and munlock do not do: they drain their own CPU before they return.)"""
     container = Container()
     ram = memory.memfd(_HUGE)  # what VFIO pins at a time
-    size = 10 * PAGE  # too few to fill a batch: then it would be flushed
+    size = 2 * PAGE  # the fewer, the longer until the batch is full, and emptied
     last = ram.address + ram.size - size
     here, there = sorted(os.sched_getaffinity(0))[:2]
 
