@@ -34,6 +34,7 @@ _MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_PAGEOUT, _MADV_POPULATE_WRITE = 14, 15, 
 _KSM = Path("/sys/kernel/mm/ksm")
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _DAMON = Path("/sys/kernel/mm/damon/admin/kdamonds")
+_DAMON_STAT = Path("/sys/module/damon_stat/parameters/enabled")
 
 Activity = Callable[[Memory], AbstractContextManager[object]]
 
@@ -82,7 +83,7 @@ def _writing(path: str, text: str) -> Activity:
 @contextmanager
 def _khugepaged(_ram: Memory) -> Iterator[None]:
     """It scans without a pause what it may never collapse: one page of each huge one is there."""
-    huge, many = 2 * MIB, 2048
+    huge, many = 2 * MIB, 1024
 
     def work() -> None:
         area = mmap.mmap(-1, many * huge, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -146,16 +147,17 @@ def _damon(_ram: Memory) -> Iterator[None]:
         "contexts/0/targets/0/regions/nr_regions": "1",
         "contexts/0/targets/0/regions/0/start": str(zone.start * PAGE),
         "contexts/0/targets/0/regions/0/end": str(zone.stop * PAGE),
-        "state": "on",
     }
-    (_DAMON / "nr_kdamonds").write_text("1")
-    try:
+    with contextlib.ExitStack() as stack:
+        if _DAMON_STAT.exists():  # the one that runs from boot on; there can be only one
+            stack.enter_context(_set(stat=(_DAMON_STAT, "N")))
+        (_DAMON / "nr_kdamonds").write_text("1")
+        stack.callback((_DAMON / "nr_kdamonds").write_text, "0")
         for name, value in settings.items():
             (damond / name).write_text(value)
+        (damond / "state").write_text("on")
+        stack.callback((damond / "state").write_text, "off")
         yield
-    finally:
-        (damond / "state").write_text("off")
-        (_DAMON / "nr_kdamonds").write_text("0")
 
 
 @contextmanager
