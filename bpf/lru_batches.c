@@ -27,7 +27,8 @@ static __always_inline u32 is_zero(u64 x)
 	return ~((x | minus) >> 63) & 1;
 }
 
-static __always_inline bool is_in_batch(struct lru_batch *batch, u64 folio)
+/* How often: mlocked and unlocked again and again, a page is in it each time, with a reference each. */
+static __always_inline u32 times_in_batch(struct lru_batch *batch, u64 folio)
 {
 	u32 hits = 0, i;
 
@@ -35,12 +36,12 @@ static __always_inline bool is_in_batch(struct lru_batch *batch, u64 folio)
 	for (i = 0; i < LRU_BATCH_SIZE; i++)
 		/* the low bits of an entry of an mlock batch are flags (mm/mlock.c) */
 		hits |= is_zero((batch->entries[i] ^ folio) & ~3ULL) << i;
-	return hits & ((1U << (batch->nr & 31)) - 1);
+	return __builtin_popcount(hits & ((1U << (batch->nr & 31)) - 1));
 }
 
 static __always_inline void search_lru_batches(struct pw_failure *failure, u64 folio)
 {
-	u32 cpu, number, first = 0;
+	u32 cpu, number, times, first = 0;
 	struct lru_batch *copy = lru_batch_copy.lookup(&first);
 
 	if (!copy)
@@ -56,11 +57,13 @@ static __always_inline void search_lru_batches(struct pw_failure *failure, u64 f
 				return;
 			bpf_probe_read_kernel(copy, sizeof(*copy),
 					      (void *)per_cpu_address(*symbol, cpu));
-			if (!is_in_batch(copy, folio))
+			times = times_in_batch(copy, folio);
+			if (!times)
 				continue;
 			failure->batch_folio = folio;
 			failure->lru_batch = number + 1;
 			failure->lru_batch_cpu = cpu;
+			failure->lru_batch_refs = times;
 			return;
 		}
 	}

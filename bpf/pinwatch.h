@@ -183,7 +183,7 @@ struct pw_failure {
 	__u32 memcg_oom;	/* its memory cgroup found nothing to reclaim */
 	__u32 lru_batch;	/* 1 + number of the batch that has batch_folio, 0: none */
 	__u32 lru_batch_cpu;
-	__u32 pad;
+	__u32 lru_batch_refs;	/* how often batch_folio is in it */
 	struct pw_folio folios[PW_MAX_FOLIOS];
 };
 

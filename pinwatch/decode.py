@@ -268,6 +268,7 @@ def _folio(raw: layout.Folio, failure: layout.Failure, kernel: KernelFacts) -> F
         culprit=_culprit(raw.culprit),
         lru_batch=_lru_batch(failure, kernel) if raw.folio == failure.batch_folio else None,
         lru_batch_cpu=failure.lru_batch_cpu,
+        lru_batch_refs=failure.lru_batch_refs,
         poisoned=_flag(raw, kernel, "PG_hwpoison"),
         has_migrate_op=not raw.a_ops or bool(raw.migrate_op),
         refuses_migration=raw.migrate_op in kernel.refusing_ops,

@@ -222,7 +222,7 @@ class Failure(ct.Structure):
         ("memcg_oom", ct.c_uint32),
         ("lru_batch", ct.c_uint32),
         ("lru_batch_cpu", ct.c_uint32),
-        ("pad", ct.c_uint32),
+        ("lru_batch_refs", ct.c_uint32),
         ("folios", Folio * MAX_FOLIOS),
     )
 

@@ -200,7 +200,9 @@ FOLIO_RULES = (
     ),
     FolioRule(
         R.LRU_BATCH_REF,
-        lambda folio, refs, _pin: folio.lru_batch is not None and refs.extra == 1,
+        lambda folio, refs, _pin: (
+            folio.lru_batch is not None and 0 < refs.extra <= folio.lru_batch_refs
+        ),
     ),
     FolioRule(R.EXTRA_REF_PINNED, lambda _folio, refs, _pin: refs.extra > 0 and refs.pins > 0),
     FolioRule(R.EXTRA_REF_PLAIN, lambda _folio, refs, _pin: refs.extra > 0),

@@ -126,6 +126,7 @@ class FolioFacts:
     culprit: Activity | None  # seen at this folio or its mapping
     lru_batch: str | None  # the per-CPU batch that has it
     lru_batch_cpu: int
+    lru_batch_refs: int  # how often: each is a reference
     poisoned: bool
     has_migrate_op: bool  # false: its file system cannot move pages
     refuses_migration: bool  # its operation always says no

@@ -140,7 +140,7 @@ def fetch(wanted: Series, *, say: Say = print, cache: Path | None = None) -> Ker
     cache = cache or cache_dir()
     if kernel := cached(wanted, cache):
         return kernel
-    with locked(cache / "fetch.lock"):
+    with locked(cache / f"fetch-{wanted.name}.lock"):
         return cached(wanted, cache) or _fetch(wanted, say, cache)
 
 

@@ -30,7 +30,7 @@ def fetch(package: str, *, cache: Path | None = None) -> Path:
     """The package's files, from the cache or, once, from the archive."""
     cache = cache or cache_dir()
     home = cache / "tools" / package
-    with locked(cache / "fetch.lock"):
+    with locked(cache / f"fetch-{package}.lock"):
         if not home.exists():
             home.parent.mkdir(exist_ok=True)
             with open_suite(own_suite(), cache) as suite, TemporaryDirectory(dir=cache) as scratch:

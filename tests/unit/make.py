@@ -47,8 +47,8 @@ def folio(**changes: Any) -> FolioFacts:
         "kind": MappingKind.SHMEM, "dirty": True, "writeback": False, "private": False,
         "swapcache": False, "refcount": 3, "mapcount": 0, "pincount": None, "cache_refs": 1,
         "s_magic": 0x01021994, "errno": 0, "attempts": 2, "seen": Seen.MOVE, "left": True,
-        "culprit": None, "lru_batch": None, "lru_batch_cpu": 0, "poisoned": False,
-        "has_migrate_op": True, "refuses_migration": False,
+        "culprit": None, "lru_batch": None, "lru_batch_cpu": 0, "lru_batch_refs": 1,
+        "poisoned": False, "has_migrate_op": True, "refuses_migration": False,
     }  # fmt: skip
     return FolioFacts(**values | changes)
 

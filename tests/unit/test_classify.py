@@ -50,8 +50,9 @@ FOLIOS: list[tuple[dict[str, Any], FailureReason]] = [
     (GONE, R.EXTRA_REF_GONE),
     ({**GONE, "seen": Seen.LEFT}, R.EXTRA_REF_GONE),
     ({"lru_batch": "mlock_fbatch.fbatch"}, R.LRU_BATCH_REF),
-    # the batch explains one of two
+    # the batch explains one of two, both
     ({"lru_batch": "mlock_fbatch.fbatch", "refcount": 4}, R.EXTRA_REF_PLAIN),
+    ({"lru_batch": "mlock_fbatch.fbatch", "lru_batch_refs": 2, "refcount": 4}, R.LRU_BATCH_REF),
     (
         {"kind": MappingKind.ANON, "refcount": 2 + 1024, "mapcount": 1, "cache_refs": 0},
         R.UNMAP_FAILED_PINNED,

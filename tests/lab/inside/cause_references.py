@@ -172,13 +172,13 @@ def no_hugetlb_destination() -> dict[str, Any]:
 
 
 def in_mlock_batch(times: int = 30) -> dict[str, Any]:
-    """Another process on the other CPU has the last pages locked on fault (mlock2) and faults them
-    in all the time, which parks them in that CPU's batch.  The kernel drains the batches when it
-    comes to the first page, so this is a race: they must be parked again until the last one.
+    """Another process on the other CPU has the last page locked on fault (mlock2) and faults it in
+    all the time, which parks it in that CPU's batch.  The kernel drains the batches when it comes
+    to the first page, so this is a race: it must be parked again until the last one.
     (mlock and munlock do not do: they drain their own CPU before they return.)"""
     container = Container()
     ram = memory.memfd(_HUGE)  # what VFIO pins at a time
-    size = 2 * PAGE  # the fewer, the longer until the batch is full, and emptied
+    size = PAGE  # the fewer, the longer until the batch is full, and emptied
     last = ram.address + ram.size - size
     here, there = sorted(os.sched_getaffinity(0))[:2]
 

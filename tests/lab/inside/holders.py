@@ -27,7 +27,7 @@ from tests.lab.inside.vfio import Container
 
 MIB = 1 << 20
 _SIZE = 4 * MIB
-_TIMES = 20  # the activities come in bursts
+_TIMES = 20
 TIMEOUT_S = 90
 _MADV_DONTNEED, _MADV_REMOVE, _MADV_DONTFORK, _MADV_MERGEABLE = 4, 9, 10, 12
 _MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_PAGEOUT, _MADV_POPULATE_WRITE = 14, 15, 21, 23
@@ -82,7 +82,8 @@ def _writing(path: str, text: str) -> Activity:
 
 @contextmanager
 def _khugepaged(_ram: Memory) -> Iterator[None]:
-    """It scans without a pause what it may never collapse: one page of each huge one is there."""
+    """It scans without a pause what it may never collapse: of each huge page one is there, and two
+    must be, which it knows when it has looked at all."""
     huge, many = 2 * MIB, 1024
 
     def work() -> None:
@@ -97,7 +98,7 @@ def _khugepaged(_ram: Memory) -> Iterator[None]:
         _set(
             enabled=(_THP / "enabled", "madvise"),
             fault=(_THP / "defrag", "never"),
-            none=(knobs / "max_ptes_none", "0"),
+            none=(knobs / "max_ptes_none", "510"),
             sleep=(knobs / "scan_sleep_millisecs", "0"),
             many=(knobs / "pages_to_scan", str(many * huge // PAGE)),
         ),
@@ -198,20 +199,19 @@ def _offlining(ram: Memory) -> Iterator[None]:
 def _failing_beside(activity: Activity, *, private: bool = False) -> list[int]:
     """Pins that fail because a pipe holds a page, once the activity has begun."""
     container = Container()
-    ram = _private(_SIZE) if private else memory.memfd(_SIZE)
+    ram = _private() if private else memory.memfd(_SIZE)
     memory.hold_in_pipe(ram, _SIZE // 2)
     with activity(ram):
-        time.sleep(1)
-        return [container.map(ram) for _ in range(_TIMES)]
+        return list(_pins(lambda: container.map(ram)))
 
 
-def _private(size: int) -> Memory:
+def _private() -> Memory:
     """Private memory of base pages, written to, and not shared with children: a pin would copy."""
-    address = syscalls.map_memory(size, fd=-1)
-    syscalls.advise(address, size, _MADV_NOHUGEPAGE)
-    syscalls.advise(address, size, _MADV_DONTFORK)
-    syscalls.touch(address, size)
-    return Memory(view=mmap.mmap(-1, PAGE), fd=-1, address=address, size=size)
+    address = syscalls.map_memory(_SIZE, fd=-1)
+    syscalls.advise(address, _SIZE, _MADV_NOHUGEPAGE)
+    syscalls.advise(address, _SIZE, _MADV_DONTFORK)
+    syscalls.touch(address, _SIZE)
+    return _at(address)
 
 
 def _fresh_beside(activity: Activity, *, times: int = 30) -> list[int]:
@@ -228,27 +228,31 @@ def _fresh_beside(activity: Activity, *, times: int = 30) -> list[int]:
 
 
 def _beside_fadvise() -> list[int]:
-    """Pins of a file of ext4, read in anew each time, while a child wants its pages dropped; shared
-    memory ignores such advice."""
-    container, size, errors = Container(), 16 * MIB, []
-    with slow.file_system() as (_, directory), slow.mapped_file(directory, size) as (fd, address):
-
-        def drop() -> None:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    """Pins of a file of ext4 that fail because a pipe holds a page, while a child wants the file's
+    pages dropped; shared memory ignores such advice."""
+    with slow.file_system() as (_, directory), slow.mapped_file(directory, _SIZE) as (fd, address):
 
         def work() -> None:
             while True:
-                drop()
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+        memory.hold_in_pipe(_at(address, fd), _SIZE // 2)
+        container = Container()
         with beside(work):
-            for _ in range(30):
-                syscalls.advise(address, size, _MADV_DONTNEED)
-                drop()
-                syscalls.read_pages(address, size)
-                errors.append(container.map_range(address, size, write=False))
-                if not errors[-1]:
-                    container.unmap(size)
-    return errors
+            return list(_pins(lambda: container.map_range(address, _SIZE, write=False)))
+
+
+def _at(address: int, fd: int = -1) -> Memory:
+    """Memory that has no view of its own."""
+    return Memory(view=mmap.mmap(-1, PAGE), fd=fd, address=address, size=_SIZE)
+
+
+def _pins(pin: Callable[[], int]) -> Iterator[int]:
+    """Errors, once what goes on has begun, over some time: it comes in bursts."""
+    time.sleep(1)
+    for _ in range(_TIMES):
+        time.sleep(0.05)
+        yield pin()
 
 
 HOLDERS: dict[str, Holder] = {
@@ -261,8 +265,6 @@ HOLDERS: dict[str, Holder] = {
     "fadvise": Holder(
         name="fadvise",
         run=_beside_fadvise,
-        kernels=("6.1",),
-        why_not="as drop_caches",
     ),
     "compaction": Holder(
         name="compaction",
