@@ -15,8 +15,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pinwatch import recording
-from pinwatch.expose import as_json
+from pinwatch.expose import as_json, words
 from pinwatch.expose.metrics import SnapshotCollector
+from pinwatch.model.failure import Failure
 from pinwatch.pipeline import Pipeline
 
 HERE = Path(__file__).parent
@@ -26,7 +27,8 @@ _SAYS_NOTHING = re.compile(r"^#| 0\.0$|^pinwatch_build_info")
 
 
 def replay(path: Path) -> dict[str, Any]:
-    """Failures and metrics at the end of a recording."""
+    """What is said at the end of a recording: a line for each failure, the first of each reason in
+    full, and the metrics."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         facts, wall_offset_ns, items = recording.read(lines)
         pipeline = Pipeline(facts, wall_offset_ns)
@@ -37,9 +39,21 @@ def replay(path: Path) -> dict[str, Any]:
     registry.register(SnapshotCollector(lambda: snapshot, facts))
     text = generate_latest(registry).decode()
     metrics = [line for line in text.splitlines() if not _SAYS_NOTHING.search(line)]
-    failures = [as_json.failure(failure) for failure in snapshot.failures]
-    result: dict[str, Any] = json.loads(json.dumps({"failures": failures, "metrics": metrics}))
+    said: dict[str, Any] = {
+        "failures": [_line(failure) for failure in snapshot.failures],
+        "slow": [f"{slow.number}: {words.explain_slow(slow).headline}: {slow.cause}"
+                 for slow in snapshot.slow_pins],
+        "first_of_each_reason": {failure.reason: as_json.failure(failure)
+                                 for failure in reversed(snapshot.failures)},
+        "metrics": metrics,
+    }  # fmt: skip
+    result: dict[str, Any] = json.loads(json.dumps(said))
     return result
+
+
+def _line(failure: Failure) -> str:
+    who = ", ".join(f"{one.holder} ({one.confidence})" for one in (failure.holder, *failure.also))
+    return f"{failure.number}: {words.headline(failure)}: {failure.reason}; {who}"
 
 
 def main(arguments: list[str]) -> None:

@@ -17,9 +17,9 @@ from tests.unit.test_classify import FOLIOS, MERGED, OF_SUCCESS, PINS
 
 ROOT = Path(__file__).resolve().parents[2]
 REPLAYED = {
-    failure["reason"]
+    reason
     for path in (ROOT / "tests/replay").glob("*.expected.json")
-    for failure in json.loads(path.read_text())["failures"]
+    for reason in json.loads(path.read_text())["first_of_each_reason"]
 }
 # The founding report has a layout and a scenario of its own.
 INDUCED = {cause.reason for cause in CAUSES.values() if cause.reason} | {"thp_split_refs"}

@@ -80,9 +80,12 @@ def test_who_called_is_named_for_pins_of_nobody_known() -> None:
     record.frame.source = layout.Source.OTHER
     record.stack[0], record.stack[1] = 0x10, 0x20
     pipeline = Pipeline(FACTS, 0)
-    pipeline.feed(Named({0x10: "vb2_create_framevec"}))
     pipeline.feed(RawRecord(bytes(record)))
+    assert pipeline.snapshot().failures[0].caller == ("0x10", "0x20")
+    pipeline.feed(Named({0x10: "vb2_create_framevec"}))
     assert pipeline.snapshot().failures[0].caller == ("vb2_create_framevec", "0x20")
+    pipeline.feed(RawRecord(bytes(record)))
+    assert pipeline.snapshot().failures[1].caller == ("vb2_create_framevec", "0x20")
 
 
 def test_a_slow_pin_is_kept_and_counted() -> None:
