@@ -80,10 +80,20 @@ def _proofs(pin: PinEnded, folios: tuple[BlockingFolio, ...]) -> Iterator[Holder
         if facts.lru_batch is not None:
             holder = H.MLOCK_BATCH if facts.lru_batch.startswith("mlock") else H.LRU_BATCH
             detail = f"{facts.lru_batch} of CPU {facts.lru_batch_cpu}"
+            yield from _who_filled(facts.lru_batch, detail, pin)
             yield HolderMatch(holder=holder, confidence=Confidence.EXACT, detail=detail)
         for activity in pin.activities:
             if _overlaps(activity, pin) and _covers(activity, folio):
                 yield replace(_named(activity), confidence=Confidence.EXACT)
+
+
+def _who_filled(batch: str, detail: str, pin: PinEnded) -> Iterator[HolderMatch]:
+    """Only invalidation of a file puts pages into this batch: what it finds mapped it deactivates
+    (deactivate_file_folio(), called by mapping_try_invalidate())."""
+    if "deactivate_file" in batch:
+        for activity in pin.activities:
+            if activity.holder is H.DROP_CACHES and _overlaps(activity, pin):
+                yield replace(_named(activity), detail=detail)
 
 
 def _known(culprit: Activity, pin: PinEnded) -> Activity:

@@ -222,6 +222,17 @@ def test_a_batch_is_exact() -> None:
     assert names(match(lru_batch="cpu_fbatches.lru_add")) == [(Holder.LRU_BATCH, EXACT)]
 
 
+def test_who_filled_the_batch_is_named_before_it() -> None:
+    deactivated: dict[str, Any] = {
+        "lru_batch": "cpu_fbatches.lru_deactivate_file",
+        "lru_batch_cpu": 1,
+    }
+    found = match(activity(), **deactivated)
+    assert names(found) == [(Holder.DROP_CACHES, OVERLAP), (Holder.LRU_BATCH, EXACT)]
+    assert found[0].detail == "cpu_fbatches.lru_deactivate_file of CPU 1"
+    assert names(match(**deactivated)) == [(Holder.LRU_BATCH, EXACT)]
+
+
 def test_a_range_of_frames_is_exact_inside_and_nothing_outside() -> None:
     pfn = folio().pfn
     assert pfn
