@@ -18,7 +18,7 @@ _TIMEOUT_S = 120
 
 def main() -> int:
     daemon = host.Daemon()
-    channel.send("ready", seconds=daemon.ready_s, memory=daemon.memory(), log=daemon.log())
+    channel.send("ready", seconds=daemon.ready_s, log=daemon.log())
     for name in built_sources.SOURCES:
         for way in ("ok", "fails"):
             run = partial(apart.run, built_sources.__name__, name, way, timeout_s=_TIMEOUT_S)
