@@ -104,7 +104,7 @@ static __always_inline void close_frame(void *ctx, struct pw_frame *frame, s64 r
 	if (total) {
 		__sync_fetch_and_add(&total->pins, 1);
 		__sync_fetch_and_add(&total->failures, failed);
-		if (!failed)
+		if (!failed && !frame->counted)
 			__sync_fetch_and_add(&total->pages, frame->span ? frame->span : frame->pinned);
 		__sync_fetch_and_add(&total->migrated, frame->migrated);
 		__sync_fetch_and_add(&total->migrate_failed, frame->migrate_failed);

@@ -29,7 +29,10 @@ ENTRY(iommufd_map_file)	/* iopt_map_file_pages(ictx, iopt, iova, fd, start, leng
 #ifdef SYM_iommufd_attach
 ENTRY(iommufd_attach)	/* iopt_table_add_domain(iopt, domain) */
 {
-	open_operation(ctx, PW_SOURCE_IOMMUFD);
+	struct pw_frame *frame = open_operation(ctx, PW_SOURCE_IOMMUFD);
+
+	if (frame)
+		frame->counted = 1;	/* when they were mapped: the fast path may pin them unseen */
 	return 0;
 }
 #endif

@@ -224,7 +224,7 @@ struct pw_frame {
 	__u32 in_place;		/* GUP calls that returned pages which may not be pinned */
 	__u32 waiting;		/* 1 + enum pw_wait while it waits */
 	__u32 tgid;
-	__u32 pad;
+	__u32 counted;		/* its pages were, by another operation */
 };
 
 /* RLIMIT_MEMLOCK as it stands when the operation returns. */

@@ -264,7 +264,7 @@ class Frame(ct.Structure):
         ("in_place", ct.c_uint32),
         ("waiting", ct.c_uint32),
         ("tgid", ct.c_uint32),
-        ("pad", ct.c_uint32),
+        ("counted", ct.c_uint32),
     )
 
 

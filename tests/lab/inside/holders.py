@@ -53,6 +53,15 @@ class Holder:
 
 
 @contextmanager
+def _going_on(work: Callable[[], None]) -> Iterator[None]:
+    """A child that does `work`, and is still at it when the block ends."""
+    with beside(work) as pid:
+        yield
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            raise RuntimeError("nothing went on beside this: the child has ended")
+
+
+@contextmanager
 def _set(**values: tuple[Path, str]) -> Iterator[None]:
     """Kernel knobs for as long as the block lasts."""
     before = {path: _current(path.read_text()) for path, _ in values.values()}
@@ -77,7 +86,7 @@ def _writing(path: str, text: str) -> Activity:
         while True:
             Path(path).write_text(text)
 
-    return lambda _ram: beside(work)
+    return lambda _ram: _going_on(work)
 
 
 @contextmanager
@@ -102,7 +111,7 @@ def _khugepaged(_ram: Memory) -> Iterator[None]:
             sleep=(knobs / "scan_sleep_millisecs", "0"),
             many=(knobs / "pages_to_scan", str(many * huge // PAGE)),
         ),
-        beside(work),
+        _going_on(work),
     ):
         yield
 
@@ -130,7 +139,7 @@ def _ksmd(_ram: Memory) -> Iterator[None]:
             many=(_KSM / "pages_to_scan", "1000"),
             run=(_KSM / "run", "1"),
         ),
-        beside(work),
+        _going_on(work),
     ):
         yield
 
@@ -172,7 +181,7 @@ def _reclaim(_ram: Memory) -> Iterator[None]:
                 area[offset] = 1
             area.madvise(_MADV_PAGEOUT)
 
-    with beside(work):
+    with _going_on(work):
         yield
 
 
@@ -188,7 +197,7 @@ def _offlining(ram: Memory) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 state.write_text("offline")
 
-    with beside(work):
+    with _going_on(work):
         wait_until(lambda: state.read_text().strip() != "online", "offlining to begin")
         yield
 
@@ -238,7 +247,7 @@ def _beside_fadvise() -> list[int]:
 
         memory.hold_in_pipe(_at(address, fd), _SIZE // 2)
         container = Container()
-        with beside(work):
+        with _going_on(work):
             return list(_pins(lambda: container.map_range(address, _SIZE, write=False)))
 
 

@@ -32,8 +32,6 @@ def beside(work: Callable[[], None]) -> Iterator[int]:
             os._exit(1)
     try:
         yield pid
-        if os.waitpid(pid, os.WNOHANG) != (0, 0):
-            raise RuntimeError("the child has ended: nothing went on beside this")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
