@@ -118,6 +118,7 @@ class Daemon:
             latest=lambda: self._snapshot,
             facts=self._probes.facts,
             ready=lambda: self._ready,
+            refused=lambda: self._tcp.refused + self._unix.refused,
         )
         for server in (self._tcp, self._unix):
             serve.start(server, app)

@@ -34,8 +34,8 @@ TABLE = (
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
     Setting("record", "", "write all that the kernel says to this file"),
     Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
-    Setting("max_vms", 1000.0, "so many VMs have metrics of their own, the rest share", "COUNT"),
-    Setting("vm_retention", 1800.0, "metrics of a VM stay so long after its end", "SECONDS"),
+    Setting("max_vms", 1000.0, "VMs with series of their own; others share ~other", "COUNT"),
+    Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),
     Setting("slow_pin_seconds", 1.0, "a pin that works but takes longer is kept", "SECONDS"),
     Setting("slow_pin_loops", 8.0, "and one that starts again more often", "COUNT"),
 )
