@@ -15,7 +15,6 @@ from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Vm
 
 UUID_PART = 8  # characters, as in 6f3a1c52-...
-NS_PER_TICK = 10_000_000  # so a label holds the start as field 22 of /proc/PID/stat has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +122,13 @@ class Census:
                 and (resident.given_name, resident.vm.uuid) == (vm.name, vm.uuid)
             ):
                 return resident
-        for label in chain(_labels_of(vm), _spare_labels(task, vm)):
+        for label in chain(_labels_of(vm), _numbered(vm)):
             resident = self._vms.get(label)
             if resident is None:
                 return self._admit(label, vm)
             if not resident.lives_apart_from(task):
                 return _take_over(resident, vm)
-        raise AssertionError("spare labels never end")
+        raise AssertionError("numbers never end")
 
     def _admit(self, label: str, vm: Vm) -> Resident:
         own = sum(not resident.vm.folded for resident in self._vms.values())
@@ -158,9 +157,7 @@ def _labels_of(vm: Vm) -> tuple[str, ...]:
     return (vm.name, f"{vm.name}~{vm.uuid[:UUID_PART]}", f"{vm.name}~{vm.uuid}")
 
 
-def _spare_labels(task: TaskKey, vm: Vm) -> Iterator[str]:
-    """Without a uuid, the process tells VMs apart: pid and start. VMs named on purpose like the
-    labels of others get a number."""
-    label = f"{vm.name}~{task.tgid}-{task.start_ns // NS_PER_TICK}"
-    yield label
-    yield from (f"{label}-{number}" for number in count(2))
+def _numbered(vm: Vm) -> Iterator[str]:
+    """Without a uuid, a number tells VMs apart: not the pid, with which a VM that starts again and
+    again, faster than its deaths are noticed, would leave ever new series."""
+    return (f"{vm.name}~{number}" for number in count(2))

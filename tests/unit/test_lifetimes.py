@@ -62,7 +62,7 @@ class Lives(RuleBasedStateMachine):
         return data.draw(st.sampled_from(sorted(self.pins)))
 
     @rule(
-        name=st.sampled_from(["a", "b", "a~1-0"]),
+        name=st.sampled_from(["a", "b", "a~2"]),
         uuid=st.sampled_from(["", "11111111-1", "11111111-2", "22222222-1"]),
     )
     def vm_is_born(self, name: str, uuid: str) -> None:
