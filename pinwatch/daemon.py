@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pinwatch import decode, recording, serve
+from pinwatch.aggregate.census import Limits
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
@@ -69,7 +70,7 @@ class Daemon:
         try:
             self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
             wall_offset_ns = clock.wall_offset_ns()
-            self._pipeline = Pipeline(self._probes.facts, wall_offset_ns)
+            self._pipeline = Pipeline(self._probes.facts, wall_offset_ns, _limits(settings))
             if settings.record:
                 self._open_recording(settings.record, wall_offset_ns)
         except PinwatchError:
@@ -103,7 +104,8 @@ class Daemon:
             slow_s=self._settings.slow_pin_seconds, slow_loops=int(self._settings.slow_pin_loops)
         )
         self._probes.attach()
-        for key, cmdline in procfs.vmms(self._roots.proc):
+        oldest_first = sorted(procfs.vmms(self._roots.proc), key=lambda vmm: vmm[0].start_ns)
+        for key, cmdline in oldest_first:  # of VMs that share a name, the first keeps it plain
             self._feed(VmFound(key, cmdline))
         self._sample()
         self._serve()
@@ -117,6 +119,7 @@ class Daemon:
             latest=lambda: self._snapshot,
             facts=self._probes.facts,
             ready=lambda: self._ready,
+            refused=lambda: self._tcp.refused + self._unix.refused,
         )
         for server in (self._tcp, self._unix):
             serve.start(server, app)
@@ -267,6 +270,12 @@ class Journal:
             _log(text)
         else:
             self._unsaid += 1
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_vms=int(settings.max_vms), retention_ns=int(settings.vm_retention * 1_000_000_000)
+    )
 
 
 def _log(text: str) -> None:

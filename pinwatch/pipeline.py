@@ -6,6 +6,7 @@ are the same code. No files, no clock.
 
 from __future__ import annotations
 
+from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.attribute import qemu
 from pinwatch.classify import holders, rules, slow
@@ -24,10 +25,12 @@ Outcome = ModuleLoaded | Failure | SlowPin
 class Pipeline:
     """Everything between the kernel and the views."""
 
-    def __init__(self, facts: KernelFacts, wall_offset_ns: int) -> None:
+    def __init__(
+        self, facts: KernelFacts, wall_offset_ns: int, limits: Limits | None = None
+    ) -> None:
         self._facts = facts
         self._wall_offset_ns = wall_offset_ns
-        self._ledger = Ledger()
+        self._ledger = Ledger(limits)
         self._symbols: dict[int, str] = {}
         self._io_in_flight: tuple[str, ...] = ()
 

@@ -1,34 +1,43 @@
 """HTTP: /metrics and health over TCP, the same and the local API over a Unix socket.
 
-Takes a function that gives the newest snapshot; a request never waits for the kernel.
+Takes a function that gives the newest snapshot: a request never waits for the kernel's events, nor
+they for a request.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from html import escape
 from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import gzip_accepted
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from pinwatch import __version__
 from pinwatch.errors import CannotRunError
 from pinwatch.expose import as_json
-from pinwatch.expose.metrics import SnapshotCollector
+from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
+from pinwatch.expose.metrics import REFUSED, counter_family
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.settings import listen_address
 
 REQUEST_TIMEOUT_S = 10  # a stuck client must not hold a thread
+MAX_REQUESTS = 16  # at once, of each server
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
+GZIP_LEVEL = 1  # the default takes thirty times as long, and saves a third
 DEFAULT_LIMIT = 100
 
 Environ = dict[str, Any]
@@ -42,25 +51,81 @@ _PAGE = """<!doctype html><title>pinwatch</title><h1>pinwatch {version}</h1>
 <li><a href="/-/ready">ready</a></ul>
 """
 
+_BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\ntoo many requests\n"
+
+
+class Scrapes:
+    """/metrics: rendered once for each snapshot and format, whoever asks and however often."""
+
+    def __init__(
+        self, latest: Callable[[], Snapshot], facts: KernelFacts, refused: Callable[[], int]
+    ) -> None:
+        self._latest = latest
+        self._facts = facts
+        self._refused = refused
+        self._daemon = CollectorRegistry()  # what it costs
+        ProcessCollector(namespace="", registry=self._daemon)
+        PlatformCollector(registry=self._daemon)
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._exposition = Exposition((), ())
+        self._answers: dict[tuple[bool, bool], list[bytes]] = {}
+
+    def __call__(self, environ: Environ, start: StartResponse) -> Response:
+        openmetrics = "application/openmetrics-text" in environ.get("HTTP_ACCEPT", "")
+        zipped = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        parts = self._answer(openmetrics, zipped)
+        headers = [
+            ("Content-Type", OPENMETRICS_TYPE if openmetrics else TEXT_TYPE),
+            ("Content-Length", str(sum(map(len, parts)))),
+        ]
+        start("200 OK", headers + [("Content-Encoding", "gzip")] * zipped)
+        return parts
+
+    def _answer(self, openmetrics: bool, zipped: bool) -> list[bytes]:
+        """Who comes while another renders waits for it, and gets the same."""
+        with self._lock:
+            snapshot = self._latest()
+            if snapshot is not self._snapshot:
+                self._render(snapshot)
+            key = (openmetrics, zipped)
+            if key not in self._answers:
+                parts = self._exposition.encode(OPENMETRICS if openmetrics else TEXT)
+                whole = [gzip.compress(b"".join(parts), GZIP_LEVEL)] if zipped else parts
+                self._answers[key] = whole
+            return self._answers[key]
+
+    def _render(self, snapshot: Snapshot) -> None:
+        refused = counter_family(REFUSED, {(): self._refused()})
+        self._exposition = expose(snapshot, self._facts, (refused, *self._daemon.collect()))
+        self._snapshot = snapshot
+        self._answers.clear()
+
 
 class App:
     """The WSGI application: paths to answers."""
 
     def __init__(
-        self, *, latest: Callable[[], Snapshot], facts: KernelFacts, ready: Callable[[], bool]
+        self,
+        *,
+        latest: Callable[[], Snapshot],
+        facts: KernelFacts,
+        ready: Callable[[], bool],
+        refused: Callable[[], int] = lambda: 0,
     ) -> None:
-        registry = CollectorRegistry()
-        registry.register(SnapshotCollector(latest, facts))
-        ProcessCollector(namespace="", registry=registry)
-        PlatformCollector(registry=registry)
-        self._metrics: WsgiApp = make_wsgi_app(registry)
+        self._metrics = Scrapes(latest, facts, refused)
         self._latest = latest
         self._ready = ready
 
     def __call__(self, environ: Environ, start: StartResponse) -> Response:
-        path = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        method = environ["REQUEST_METHOD"]
+        if method not in ("GET", "HEAD"):
             return _answer(start, "405 Method Not Allowed", "only GET\n")
+        body = self._route(environ, start)
+        return body if method == "GET" else []
+
+    def _route(self, environ: Environ, start: StartResponse) -> Response:
+        path = environ["PATH_INFO"]
         if path == "/metrics":
             return self._metrics(environ, start)
         if path == "/-/healthy":
@@ -83,12 +148,13 @@ class App:
         if not limit.isdigit():
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         snapshot = self._latest()
-        found = [f for f in reversed(snapshot.failures) if vm in ("", f.vm.name)]
-        slow = [s for s in reversed(snapshot.slow_pins) if vm in ("", s.vm.name)]
+        found = [f for f in reversed(snapshot.failures) if vm in ("", f.vm.name, f.vm.label)]
+        slow = [s for s in reversed(snapshot.slow_pins) if vm in ("", s.vm.name, s.vm.label)]
+        stuck = [s for s in snapshot.stuck if vm in ("", s.vm.name, s.vm.label)]
         body = {
             "failures": [as_json.failure(f) for f in found[: int(limit)]],
             "slow": [as_json.slow_pin(s) for s in slow[: int(limit)]],
-            "stuck": [as_json.stuck_pin(s) for s in snapshot.stuck if vm in ("", s.vm.name)],
+            "stuck": [as_json.stuck_pin(s) for s in stuck],
             "vms": [vm.name for vm in snapshot.vms],
             "losses": snapshot.losses,
         }
@@ -121,17 +187,46 @@ class _Handler(WSGIRequestHandler):
         return environ
 
 
-class _TcpServer(socketserver.ThreadingMixIn, WSGIServer):
+class Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread for each request, up to MAX_REQUESTS; who comes then gets a 503 at once."""
+
     daemon_threads = True
 
+    def __init__(self, address: Any) -> None:
+        self.refused = 0
+        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+        super().__init__(address, _Handler)
 
-class _Tcp6Server(_TcpServer):
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.refused += 1
+            _refuse(request)
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+def _refuse(request: socket.socket) -> None:
+    """Without waiting for the client; one that is slow may not get to read it."""
+    request.setblocking(False)
+    with suppress(OSError):
+        request.recv(65536)  # closing a socket with unread data would reset the connection
+    with suppress(OSError):
+        request.sendall(_BUSY)
+
+
+class _Tcp6Server(Server):
     address_family = socket.AF_INET6
 
 
-class _UnixServer(socketserver.ThreadingMixIn, WSGIServer):
+class _UnixServer(Server):
     address_family = socket.AF_UNIX
-    daemon_threads = True
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)
@@ -143,12 +238,12 @@ class _UnixServer(socketserver.ThreadingMixIn, WSGIServer):
         return request, "local"
 
 
-def bind_tcp(listen: str) -> WSGIServer:
+def bind_tcp(listen: str) -> Server:
     """A server on HOST:PORT, not yet answering. CannotRunError when the address cannot be had."""
     host, port = listen_address(listen)
-    kind = _Tcp6Server if ":" in host else _TcpServer
+    kind = _Tcp6Server if ":" in host else Server
     try:
-        return kind((host, port), _Handler)
+        return kind((host, port))
     except OSError as error:
         raise CannotRunError(
             f"cannot listen on {listen}: {error.strerror}",
@@ -156,7 +251,7 @@ def bind_tcp(listen: str) -> WSGIServer:
         ) from None
 
 
-def local_address(server: WSGIServer) -> str:
+def local_address(server: Server) -> str:
     """HOST:PORT at which a server can be reached from this host."""
     host, port = str(server.server_address[0]), server.server_port
     if host in ("0.0.0.0", "::"):
@@ -164,12 +259,12 @@ def local_address(server: WSGIServer) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind_unix(path: str) -> WSGIServer:
+def bind_unix(path: str) -> Server:
     """A server on a Unix socket of mode 0660. A socket that nobody serves is replaced."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         _remove_stale(path)
-        server = _UnixServer(path, _Handler)  # type: ignore[arg-type]
+        server = _UnixServer(path)
         os.chmod(path, 0o660)
     except OSError as error:
         raise CannotRunError(
@@ -193,7 +288,7 @@ def _remove_stale(path: str) -> None:
     )
 
 
-def start(server: WSGIServer, app: App) -> threading.Thread:
+def start(server: Server, app: App) -> threading.Thread:
     """Answer requests from now on, in the background."""
     server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -34,6 +34,8 @@ TABLE = (
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
     Setting("record", "", "write all that the kernel says to this file"),
     Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
+    Setting("max_vms", 1000.0, "VMs with series of their own; others share ~other", "COUNT"),
+    Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),
     Setting("slow_pin_seconds", 1.0, "a pin that works but takes longer is kept", "SECONDS"),
     Setting("slow_pin_loops", 8.0, "and one that starts again more often", "COUNT"),
 )
@@ -47,6 +49,8 @@ class Settings:
     socket: str
     record: str
     sample_interval: float
+    max_vms: float
+    vm_retention: float
     slow_pin_seconds: float
     slow_pin_loops: float
 
@@ -78,7 +82,9 @@ def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
     listen_address(settings.listen)
     if not settings.sample_interval >= 0.1:
         raise UsageError("sample_interval must be at least 0.1 seconds", hint="2 is the default")
-    for name in ("slow_pin_seconds", "slow_pin_loops"):
+    if not 0 <= settings.vm_retention < 1e9:
+        raise UsageError("vm_retention must not be below 0", hint="1800 is the default")
+    for name in ("max_vms", "slow_pin_seconds", "slow_pin_loops"):
         if not 0 < getattr(settings, name) < 1e9:
             raise UsageError(f"{name} must be above 0", hint="see `pinwatch run --help`")
     return settings

@@ -10,56 +10,24 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
+from pinwatch.aggregate.census import Census, Limits
 from pinwatch.model.event import PinEnded
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
-from pinwatch.model.holder import Holder
 from pinwatch.model.kernel import HookState
 from pinwatch.model.pin import PinSource
-from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
-from pinwatch.model.snapshot import Labels, Snapshot
-from pinwatch.model.vm import HOST, UNATTRIBUTED, Vm
+from pinwatch.model.snapshot import Counters, Labels, Snapshot
+from pinwatch.model.vm import Vm
 
 KEPT_FAILURES = 1000
-
-# Reasons and errno that a VM's series start with at 0, so that increase() sees the first failure.
-_FIRST_ERRNO = {
-    FailureReason.INTERRUPTED: "EINTR",
-    FailureReason.VFIO_DMA_EXISTS: "EEXIST",
-    FailureReason.VFIO_DMA_LIMIT: "ENOSPC",
-    FailureReason.VFIO_IOVA_INVALID: "EINVAL",
-    FailureReason.IOMMU_MAP_FAILED: "EINVAL",
-    FailureReason.DEVICE_COHERENT_FAILED: "EBUSY",
-    FailureReason.FSDAX_REFUSED: "EOPNOTSUPP",
-    FailureReason.SPECIAL_PTE: "EEXIST",
-    FailureReason.P2PDMA_REFUSED: "EREMOTEIO",
-    **dict.fromkeys(
-        (
-            FailureReason.VMA_ABSENT,
-            FailureReason.VMA_PERM,
-            FailureReason.VMA_IO_PFNMAP,
-            FailureReason.VMA_SECRETMEM,
-            FailureReason.FILE_WRITE_REFUSED,
-            FailureReason.FAULT_SIGBUS,
-            FailureReason.HWPOISON,
-        ),
-        "EFAULT",
-    ),
-}
-
-
-def usual_errno(reason: FailureReason) -> str:
-    """What user space gets for a reason, normally."""
-    return _FIRST_ERRNO.get(reason, "ENOMEM")
 
 
 class Ledger:
     """All counters since the daemon started."""
 
-    def __init__(self) -> None:
-        self._names: dict[TaskKey, Vm] = {}
-        self._vms: dict[str, Vm] = {}
-        self._counters: dict[str, dict[Labels, float]] = {}
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._census = Census(limits or Limits())
+        self._host_counters: dict[str, dict[Labels, float]] = {}
         self._totals: dict[tuple[TaskKey, PinSource], TaskTotals] = {}
         self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
         self._slow: deque[SlowPin] = deque(maxlen=KEPT_FAILURES)
@@ -70,55 +38,33 @@ class Ledger:
         self._reconciliation: dict[str, int] = {}
         self._hooks: tuple[HookState, ...] = ()
         self._number = 0
+        self._now_ns = 0  # of the newest sample, CLOCK_MONOTONIC
 
     # ---- who --------------------------------------------------------------------------------
 
     def name_task(self, key: TaskKey, vm: Vm) -> None:
         """This process belongs to that VM (or to the host)."""
-        self._names[key] = vm
-        if vm.name not in self._vms:
-            self._vms[vm.name] = vm
-            self._start_series(vm)
+        self._census.settle(key, vm)
 
     def vm_of(self, key: TaskKey) -> Vm:
         """The VM of a process; UNATTRIBUTED when nothing has named it."""
-        return self._names.get(key, UNATTRIBUTED)
+        return self._census.vm_of(key)
 
     def knows(self, key: TaskKey) -> bool:
-        return key in self._names
+        return self._census.knows(key)
 
     @property
     def tasks(self) -> tuple[TaskKey, ...]:
-        return tuple(self._names)
+        """All processes of which anything is kept, named or not."""
+        return tuple({*self._census.tasks, *(task for task, _ in self._totals)})
 
     def forget_task(self, key: TaskKey) -> None:
-        """A process is gone; what it counted stays with its VM."""
-        self._names.pop(key, None)
+        """A process is gone; what it counted stays with its VM until that is retired."""
+        self._census.leave(key, self._now_ns)
         for source in PinSource:
             self._totals.pop((key, source), None)
 
-    def _start_series(self, vm: Vm) -> None:
-        self._add("pinwatch_pin_migrated_pages_total", (vm.name,), 0)
-        for source in PinSource:
-            self._add("pinwatch_longterm_pins_total", (vm.name, source), 0)
-            self._add("pinwatch_longterm_pinned_pages_total", (vm.name, source), 0)
-        if vm is HOST:
-            return
-        for reason in FailureReason:
-            holder = Holder.UNKNOWN if reason.about_references else Holder.NONE
-            self._add(
-                "pinwatch_longterm_pin_failures_total",
-                (vm.name, PinSource.VFIO_TYPE1, reason, holder),
-                0,
-            )
-            self._add("pinwatch_vfio_map_failures_total", (vm.name, usual_errno(reason), reason), 0)
-
     # ---- what -------------------------------------------------------------------------------
-
-    def _add(self, metric: str, labels: Labels, amount: float) -> None:
-        values = self._counters.setdefault(metric, {})
-        key = tuple(map(str, labels))
-        values[key] = values.get(key, 0) + amount
 
     def next_number(self) -> int:
         self._number += 1
@@ -127,37 +73,26 @@ class Ledger:
     def add_failure(self, failure: Failure) -> None:
         """Count a failed pin by VM, reason, holder, zone and order."""
         self._failures.append(failure)
-        vm, pin, reason = failure.vm.name, failure.pin, failure.reason
-        self._add(
-            "pinwatch_longterm_pin_failures_total",
-            (vm, pin.source, reason, failure.holder.holder),
-            1,
-        )
+        pin, reason = failure.pin, failure.reason
+        add = self._census.series_of(pin.task.key).add
+        add("pinwatch_longterm_pin_failures_total", (pin.source, reason, failure.holder.holder), 1)
         if pin.source is PinSource.VFIO_TYPE1:
-            self._add("pinwatch_vfio_map_failures_total", (vm, errno_name(pin.errno), reason), 1)
+            add("pinwatch_vfio_map_failures_total", (errno_name(pin.errno), reason), 1)
         for folio in failure.folios:
-            zone, order = folio.facts.zone or "unknown", str(folio.facts.order)
-            self._add(
-                "pinwatch_pin_migration_failed_folios_total", (vm, folio.reason, zone, order), 1
-            )
+            where = (folio.facts.zone or "unknown", str(folio.facts.order))
+            add("pinwatch_pin_migration_failed_folios_total", (folio.reason, *where), 1)
         if pin.folios_dropped:
-            self._add(
-                "pinwatch_pin_migration_failed_folios_total",
-                (vm, reason, "unknown", "unknown"),
-                pin.folios_dropped,
-            )
+            labels = (reason, "unknown", "unknown")
+            add("pinwatch_pin_migration_failed_folios_total", labels, pin.folios_dropped)
         if pin.split_failed:
-            self._add(
-                "pinwatch_thp_split_failures_total",
-                (vm, errno_name(pin.split_errno)),
-                pin.split_failed,
-            )
+            error = errno_name(pin.split_errno)
+            add("pinwatch_thp_split_failures_total", (error,), pin.split_failed)
 
     def add_slow(self, slow: SlowPin) -> None:
         """Count a slow pin by VM, source and cause."""
         self._slow.append(slow)
-        labels = (slow.vm.name, slow.pin.source, slow.cause)
-        self._add("pinwatch_longterm_slow_pins_total", labels, 1)
+        series = self._census.series_of(slow.pin.task.key)
+        series.add("pinwatch_longterm_slow_pins_total", (slow.pin.source, slow.cause), 1)
 
     def name_callers(self, caller: Callable[[PinEnded], tuple[str, ...]]) -> None:
         """Names of kernel functions have come: tell again who called."""
@@ -172,33 +107,34 @@ class Ledger:
         self._stuck = stuck
 
     def add_sample(self, sample: KernelSample) -> None:
-        """Take over the counters that the kernel side keeps: absolute values."""
+        """Take over the counters that the kernel side keeps: absolute values. Its time is now."""
+        self._now_ns = max(self._now_ns, sample.time_ns)
+        self._census.retire(self._now_ns)
         self._durations = sample.durations
         self._kernel_losses = sample.losses
         for totals in sample.totals:
             self._add_totals(totals)
-        self._counters["pinwatch_host_migrations_total"] = {
+        self._host_counters["pinwatch_host_migrations_total"] = {
             (migrations.reason, result): pages
             for migrations in sample.migrations
             for result, pages in (("ok", migrations.succeeded), ("failed", migrations.failed))
         }
-        self._counters["pinwatch_host_thp_split_failures_total"] = {
+        self._host_counters["pinwatch_host_thp_split_failures_total"] = {
             (error,): folios for error, folios in sample.split_errors.items()
         }
-        self._counters["pinwatch_cma_alloc_failures_total"] = {
+        self._host_counters["pinwatch_cma_alloc_failures_total"] = {
             (area,): allocations for area, allocations in sample.cma_failures.items()
         }
 
     def _add_totals(self, new: TaskTotals) -> None:
-        source = new.source
-        old = self._totals.get((new.task, source))
-        self._totals[(new.task, source)] = new
-        vm = self.vm_of(new.task).name
-        self._add("pinwatch_longterm_pins_total", (vm, source), new.pins - _of(old, "pins"))
-        self._add(
-            "pinwatch_longterm_pinned_pages_total", (vm, source), new.pages - _of(old, "pages")
-        )
-        self._add("pinwatch_pin_migrated_pages_total", (vm,), new.migrated - _of(old, "migrated"))
+        old = self._totals.get((new.task, new.source))
+        if new == old:
+            return
+        self._totals[(new.task, new.source)] = new
+        add, labels = self._census.series_of(new.task).add, (new.source,)
+        add("pinwatch_longterm_pins_total", labels, new.pins - _of(old, "pins"))
+        add("pinwatch_longterm_pinned_pages_total", labels, new.pages - _of(old, "pages"))
+        add("pinwatch_pin_migrated_pages_total", (), new.migrated - _of(old, "migrated"))
 
     # ---- how well we see --------------------------------------------------------------------
 
@@ -213,10 +149,13 @@ class Ledger:
         self._hooks = hooks
 
     def snapshot(self) -> Snapshot:
-        """A frozen copy of all of it."""
+        """All of it, frozen."""
+        shown = self._census.shown
+        folded: Counters = {"pinwatch_vms_folded_total": {(): self._census.folded}}
         return Snapshot(
-            vms=tuple(self._vms.values()),
-            counters={name: dict(values) for name, values in self._counters.items()},
+            vms=tuple(resident.vm for resident in shown),
+            host_counters={**self._host_counters, **folded},
+            vm_counters={resident.vm.name: resident.series.frozen() for resident in shown},
             durations=self._durations,
             losses={**self._kernel_losses, **self._losses},
             reconciliation=dict(self._reconciliation),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from prometheus_client import CollectorRegistry, generate_latest
-
 from pinwatch import recording
 from pinwatch.errors import UsageError
-from pinwatch.expose import as_json, words
-from pinwatch.expose.metrics import SnapshotCollector
+from pinwatch.expose import as_json, exposition, words
 from pinwatch.pipeline import Pipeline
 
 
@@ -32,9 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"cannot replay {arguments.file}: {error}") from None
     snapshot = pipeline.snapshot()
     if arguments.metrics:
-        registry = CollectorRegistry()
-        registry.register(SnapshotCollector(lambda: snapshot, facts))
-        print(generate_latest(registry).decode(), end="")
+        print(exposition.text(snapshot, facts), end="")
     elif arguments.json:
         print(json.dumps([as_json.failure(failure) for failure in snapshot.failures], indent=2))
     else:

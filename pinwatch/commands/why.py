@@ -57,7 +57,7 @@ def nothing(vm: str, known: list[str], *, slow: bool = False) -> str:
     """None of them: say whether that VM has been seen at all."""
     if vm and vm not in known:
         names = ", ".join(name for name in known if not name.startswith("~")) or "none"
-        return f"no VM {vm!r} has pinned memory since pinwatch started; known VMs: {names}"
+        return f"pinwatch knows no pin of a VM {vm!r}; VMs that it watches: {names}"
     what = "been slow" if slow else "failed"
     return f"no long-term pin of {vm or 'any VM'} has {what} since pinwatch started"
 

@@ -1,12 +1,13 @@
 """The metrics: one catalogue of names, labels and help, and a snapshot turned into families.
 
-Takes a Snapshot, gives prometheus_client families; opens nothing and computes no rates.
+Takes a Snapshot, gives prometheus_client families; opens nothing and computes no rates. Families
+with series for each VM are left to expose/exposition.py, which writes many lines fast.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import (
@@ -22,7 +23,7 @@ from pinwatch.model.failure import StuckPin
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import Durations
-from pinwatch.model.snapshot import Snapshot
+from pinwatch.model.snapshot import Labels, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class MetricSpec:
     help: str
 
 
-COUNTERS = (
+VM_COUNTERS = (
     MetricSpec(
         "pinwatch_longterm_pins_total",
         ("vm", "source"),
@@ -75,6 +76,13 @@ COUNTERS = (
         ("vm", "source", "cause"),
         "Long-term pin operations that worked, but took longer than slow_pin_seconds or started "
         "again more than slow_pin_loops times, by where most of the time went.",
+    ),
+)
+HOST_COUNTERS = (
+    MetricSpec(
+        "pinwatch_vms_folded_total",
+        (),
+        'VMs that were counted under vm="~other", because max_vms others had series of their own.',
     ),
     MetricSpec(
         "pinwatch_host_migrations_total",
@@ -121,42 +129,32 @@ RECONCILIATION = MetricSpec(
     ("counter",),
     "Our sum minus the kernel's own /proc/vmstat counter since the daemon started; 0 is right.",
 )
+REFUSED = MetricSpec(
+    "pinwatch_http_requests_refused_total",
+    (),
+    "Requests that got a 503, because too many others were being answered.",
+)
 BUILD = MetricSpec(
     "pinwatch_build", ("version", "kernel"), "Version of pinwatch and of the kernel."
 )
 
-CATALOGUE = (*COUNTERS, STUCK, DURATION, VM_INFO, HOOK, LOSSES, RECONCILIATION, BUILD)
+COUNTERS = (*VM_COUNTERS, *HOST_COUNTERS)
+CATALOGUE = (*COUNTERS, STUCK, DURATION, VM_INFO, HOOK, LOSSES, RECONCILIATION, REFUSED, BUILD)
 
 FIRST_SLOT = 10  # 1 µs: nothing shorter is worth a bucket
 
 
-class SnapshotCollector:
-    """A prometheus_client collector over the newest snapshot (`latest()` gives it)."""
-
-    def __init__(self, latest: Callable[[], Snapshot], facts: KernelFacts) -> None:
-        self._latest = latest
-        self._facts = facts
-
-    def collect(self) -> Iterator[Metric]:
-        """All families; called once for each scrape."""
-        yield from families(self._latest(), self._facts)
-
-
-def families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
-    """The whole exposition of a snapshot."""
-    for spec in COUNTERS:
-        yield _counter(spec, snapshot.counters.get(spec.name, {}))
+def host_families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
+    """What has no series for each VM."""
+    for spec in HOST_COUNTERS:
+        yield counter_family(spec, snapshot.host_counters.get(spec.name, {}))
     yield _stuck(snapshot)
     yield _durations(snapshot.durations)
-    info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
-    for vm in snapshot.vms:
-        info.add_metric((vm.name, vm.uuid, vm.platform, vm.vmm), {})
-    yield info
     hooks = GaugeMetricFamily(HOOK.name, HOOK.help, labels=HOOK.labels)
     for hook in snapshot.hooks:
         hooks.add_metric((hook.hook, hook.symbol, hook.mode), int(hook.attached))
     yield hooks
-    yield _counter(LOSSES, {(kind,): n for kind, n in snapshot.losses.items()})
+    yield counter_family(LOSSES, {(kind,): n for kind, n in snapshot.losses.items()})
     difference = GaugeMetricFamily(
         RECONCILIATION.name, RECONCILIATION.help, labels=RECONCILIATION.labels
     )
@@ -168,7 +166,8 @@ def families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
     )
 
 
-def _counter(spec: MetricSpec, values: dict[tuple[str, ...], float]) -> CounterMetricFamily:
+def counter_family(spec: MetricSpec, values: Mapping[Labels, float]) -> CounterMetricFamily:
+    """A family of counters, by the values of all its labels."""
     family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)
@@ -176,7 +175,7 @@ def _counter(spec: MetricSpec, values: dict[tuple[str, ...], float]) -> CounterM
 
 
 def _stuck(snapshot: Snapshot) -> GaugeMetricFamily:
-    states = Counter((s.vm.name, str(s.pin.source), stuck_state(s)) for s in snapshot.stuck)
+    states = Counter((s.vm.label, str(s.pin.source), stuck_state(s)) for s in snapshot.stuck)
     family = GaugeMetricFamily(STUCK.name, STUCK.help, labels=STUCK.labels)
     for labels, count in states.items():
         family.add_metric(labels, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
@@ -10,14 +11,16 @@ from pinwatch.model.sample import Durations
 from pinwatch.model.vm import Vm
 
 Labels = tuple[str, ...]
+Counters = Mapping[str, Mapping[Labels, float]]  # metric name -> label values -> value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Counters by label values, in the order that expose/metrics.py declares."""
 
-    vms: tuple[Vm, ...]
-    counters: dict[str, dict[Labels, float]]  # metric name -> label values -> value
+    vms: tuple[Vm, ...]  # those with series of their own, and what stands for others (~host)
+    host_counters: Counters
+    vm_counters: Mapping[str, Counters]  # vm label -> its counters; their labels lack the vm
     durations: tuple[Durations, ...]
     losses: dict[str, int]
     reconciliation: dict[str, int]  # vmstat counter -> our sum minus the kernel's
@@ -25,3 +28,12 @@ class Snapshot:
     failures: tuple[Failure, ...]  # newest last, bounded
     slow_pins: tuple[SlowPin, ...]  # newest last, bounded
     stuck: tuple[StuckPin, ...]  # now
+
+    @property
+    def counters(self) -> dict[str, dict[Labels, float]]:
+        """All counters by their whole labels, vm first."""
+        flat = {metric: dict(values) for metric, values in self.host_counters.items()}
+        for vm, counters in self.vm_counters.items():
+            for metric, values in counters.items():
+                flat.setdefault(metric, {}).update({(vm, *rest): n for rest, n in values.items()})
+        return flat

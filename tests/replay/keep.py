@@ -12,11 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-
 from pinwatch import recording
-from pinwatch.expose import as_json, words
-from pinwatch.expose.metrics import SnapshotCollector
+from pinwatch.expose import as_json, exposition, words
 from pinwatch.model.failure import Failure
 from pinwatch.pipeline import Pipeline
 
@@ -35,9 +32,7 @@ def replay(path: Path) -> dict[str, Any]:
         for item in items:
             pipeline.feed(item)
     snapshot = pipeline.snapshot()
-    registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: snapshot, facts))
-    text = generate_latest(registry).decode()
+    text = exposition.text(snapshot, facts)
     metrics = [line for line in text.splitlines() if not _SAYS_NOTHING.search(line)]
     said: dict[str, Any] = {
         "failures": [_line(failure) for failure in snapshot.failures],

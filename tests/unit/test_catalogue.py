@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pinwatch.aggregate.ledger import usual_errno
+from pinwatch.aggregate.series import usual_errno
 from pinwatch.classify import rules
 from pinwatch.model.reason import FailureReason, Severity
 from tests.lab.inside.causes import CAUSES, WITHOUT_RECIPE

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pinwatch.aggregate.ledger import Ledger, errno_name
 from pinwatch.model.pin import PinSource
 from pinwatch.model.reason import FailureReason
-from pinwatch.model.sample import KernelSample, Migrations, TaskTotals
-from pinwatch.model.vm import HOST
+from pinwatch.model.sample import KernelSample, Migrations, TaskKey, TaskTotals
+from pinwatch.model.vm import HOST, Vm
 from tests.unit import make
 from tests.unit.make import TASK, VM, failure, folio, pin
 
@@ -44,6 +44,14 @@ def test_a_process_that_is_gone_leaves_its_counts() -> None:
     assert ledger.tasks == (replace(TASK.key, start_ns=1),)
 
 
+def test_a_process_that_nothing_named_can_be_forgotten_too() -> None:
+    ledger = Ledger()
+    ledger.add_sample(sample(pins=2))
+    assert set(ledger.tasks) == {TASK.key}
+    ledger.forget_task(TASK.key)
+    assert not ledger.tasks
+
+
 def test_what_nothing_named_is_counted_as_such() -> None:
     ledger = Ledger()
     ledger.add_sample(sample(pins=1))
@@ -58,14 +66,24 @@ def test_a_known_vm_has_every_reason_at_zero() -> None:
     assert set(series.values()) == {0}
 
 
-def test_the_host_has_no_zero_series() -> None:
+def test_so_has_the_host_as_soon_as_one_of_its_processes_pins() -> None:
     ledger = Ledger()
     ledger.name_task(TASK.key, HOST)
-    assert "pinwatch_vfio_map_failures_total" not in ledger.snapshot().counters
+    series = ledger.snapshot().counters["pinwatch_vfio_map_failures_total"]
+    assert {labels[0] for labels in series} == {"~host"}
+
+
+def test_idle_vms_share_their_zeros() -> None:
+    ledger = Ledger()
+    for number in range(2):
+        ledger.name_task(TaskKey(number, 0), Vm(name=f"vm-{number}"))
+    first, second = ledger.snapshot().vm_counters.values()
+    assert all(first[metric] is second[metric] for metric in first)
 
 
 def test_a_failure_is_counted_by_all_its_labels() -> None:
     ledger = Ledger()
+    ledger.name_task(TASK.key, VM)
     ledger.add_failure(failure(pin(split_failed=10, split_errno=11, folios_dropped=3)))
     assert (
         counter(ledger, "pinwatch_vfio_map_failures_total", "web-01", "ENOMEM", "extra_ref_plain")
@@ -90,7 +108,9 @@ def test_a_failure_is_counted_by_all_its_labels() -> None:
 def test_other_sources_are_no_vfio_failures() -> None:
     ledger = Ledger()
     ledger.add_failure(failure(pin(source=PinSource.OTHER, folios=(folio(),))))
-    assert "pinwatch_vfio_map_failures_total" not in ledger.snapshot().counters
+    counters = ledger.snapshot().counters
+    assert sum(counters["pinwatch_longterm_pin_failures_total"].values()) == 1
+    assert sum(counters["pinwatch_vfio_map_failures_total"].values()) == 0
 
 
 def test_losses_of_both_sides_add_up() -> None:
@@ -103,11 +123,14 @@ def test_losses_of_both_sides_add_up() -> None:
 
 def test_a_snapshot_does_not_change() -> None:
     ledger = Ledger()
-    before = ledger.snapshot()
+    empty = ledger.snapshot()
     ledger.name_task(TASK.key, VM)
     ledger.add_loss("undecodable")
-    assert before.vms == ()
-    assert before.losses == {}
+    before = ledger.snapshot()
+    counted = before.counters
+    ledger.add_failure(failure())
+    assert (empty.vms, empty.losses) == ((), {})
+    assert before.counters == counted != ledger.snapshot().counters
 
 
 def test_errno_names() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pinwatch import settings
+from pinwatch.aggregate.census import Limits
 from pinwatch.errors import UsageError
 
 
@@ -33,6 +34,18 @@ def test_a_wrong_file_is_named_with_its_key(text: str, says: str) -> None:
 def test_wrong_addresses(address: str) -> None:
     with pytest.raises(UsageError, match="is not HOST:PORT"):
         settings.make({"listen": address}, {})
+
+
+def test_limits_are_the_same_without_settings() -> None:
+    made = settings.make({}, {})
+    limits = Limits(max_vms=int(made.max_vms), retention_ns=int(made.vm_retention * 1e9))
+    assert limits == Limits()
+
+
+@pytest.mark.parametrize("name", ["max_vms", "vm_retention"])
+def test_limits_are_not_negative(name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        settings.make({name: -1.0}, {})
 
 
 @pytest.mark.parametrize("interval", [0.0, -1.0, float("nan")])

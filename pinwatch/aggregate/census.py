@@ -1,0 +1,163 @@
+"""Which VMs there are: births, deaths, the label of each, and how long its series stay.
+
+A VM is known by its name and uuid, a process by its TaskKey. Times are those of samples; there is
+no clock here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+
+from pinwatch.aggregate.series import Series
+from pinwatch.model.sample import TaskKey
+from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Vm
+
+UUID_PART = 8  # characters, as in 6f3a1c52-...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many VMs have series of their own, and for how long after their end."""
+
+    max_vms: int = 1000
+    retention_ns: int = 1800 * 1_000_000_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Resident:
+    """A VM, or what stands for processes that are none, with its series."""
+
+    vm: Vm
+    given_name: str  # before another VM of that name made a suffix necessary
+    series: Series
+    tasks: set[TaskKey] = field(default_factory=set)  # alive
+    gone_ns: int = 0  # when the last of them went (CLOCK_MONOTONIC); holds while there are none
+
+    def lives_apart_from(self, task: TaskKey) -> bool:
+        """It has a process that cannot be this one. A process that was found in /proc and then made
+        a record has two keys, because /proc rounds the start; two processes alive never share a
+        tgid."""
+        return any(other.tgid != task.tgid for other in self.tasks)
+
+
+class Census:
+    """Residents by the label that each bears for its whole life."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._vms: dict[str, Resident] = {}
+        self._others: dict[str, Resident] = {}  # ~host, ~unattributed, ~other: they never go
+        self._homes: dict[TaskKey, Resident] = {}
+        self.folded = 0  # VMs, since the start
+
+    # ---- who --------------------------------------------------------------------------------
+
+    def vm_of(self, task: TaskKey) -> Vm:
+        """UNATTRIBUTED when nothing has named the process."""
+        home = self._homes.get(task)
+        return home.vm if home else UNATTRIBUTED
+
+    def series_of(self, task: TaskKey) -> Series:
+        """Where a process counts."""
+        return (self._homes.get(task) or self._other(UNATTRIBUTED)).series
+
+    def knows(self, task: TaskKey) -> bool:
+        return task in self._homes
+
+    @property
+    def tasks(self) -> tuple[TaskKey, ...]:
+        return tuple(self._homes)
+
+    @property
+    def shown(self) -> tuple[Resident, ...]:
+        """All that have series of their own."""
+        own = (resident for resident in self._vms.values() if not resident.vm.folded)
+        return (*self._others.values(), *own)
+
+    def _other(self, vm: Vm) -> Resident:
+        if vm.name not in self._others:
+            self._others[vm.name] = Resident(vm=vm, given_name=vm.name, series=Series())
+        return self._others[vm.name]
+
+    # ---- births and deaths ------------------------------------------------------------------
+
+    def settle(self, task: TaskKey, vm: Vm) -> None:
+        """This process belongs to that VM. A process of a VM stays with it; one that was no VM's
+        may become one (exec)."""
+        home = self._homes.get(task)
+        if home is not None:
+            if home.vm.name in self._vms or vm in (home.vm, UNATTRIBUTED):
+                return
+            home.tasks.discard(task)
+        home = self._other(vm) if vm in (HOST, UNATTRIBUTED) else self._find(task, vm)
+        home.tasks.add(task)
+        self._homes[task] = home
+
+    def leave(self, task: TaskKey, now_ns: int) -> None:
+        """A process is gone."""
+        home = self._homes.pop(task, None)
+        if home is None:
+            return
+        home.tasks.discard(task)
+        home.gone_ns = now_ns
+        if home.vm.folded and not home.tasks:
+            del self._vms[home.vm.name]
+
+    def retire(self, now_ns: int) -> None:
+        """Let go of VMs that have been gone for so long that everyone has seen their series."""
+        last = now_ns - self._limits.retention_ns
+        for name, vm in tuple(self._vms.items()):
+            if not vm.tasks and vm.gone_ns <= last:
+                del self._vms[name]
+
+    def _find(self, task: TaskKey, vm: Vm) -> Resident:
+        """Itself, if it is here already; else the first label that nobody alive bears."""
+        for label in _labels_of(vm):
+            resident = self._vms.get(label)
+            if (
+                resident
+                and vm.uuid
+                and (resident.given_name, resident.vm.uuid) == (vm.name, vm.uuid)
+            ):
+                return resident
+        for label in chain(_labels_of(vm), _numbered(vm)):
+            resident = self._vms.get(label)
+            if resident is None:
+                return self._admit(label, vm)
+            if not resident.lives_apart_from(task):
+                return _take_over(resident, vm)
+        raise AssertionError("numbers never end")
+
+    def _admit(self, label: str, vm: Vm) -> Resident:
+        own = sum(not resident.vm.folded for resident in self._vms.values())
+        folded = own >= self._limits.max_vms
+        series = self._other(OTHER).series if folded else Series()
+        self.folded += folded
+        self._vms[label] = Resident(
+            vm=replace(vm, name=label, folded=folded), given_name=vm.name, series=series
+        )
+        return self._vms[label]
+
+
+def _take_over(resident: Resident, vm: Vm) -> Resident:
+    """The series go on. A process that is here already may be told again, with less: what is known
+    of it stays."""
+    if vm.uuid or not resident.tasks:
+        resident.vm = replace(vm, name=resident.vm.name, folded=resident.vm.folded)
+        resident.given_name = vm.name
+    return resident
+
+
+def _labels_of(vm: Vm) -> tuple[str, ...]:
+    """The plain name; with the uuid's first part, or all of it, when another VM bears that."""
+    if not vm.uuid:
+        return (vm.name,)
+    return (vm.name, f"{vm.name}~{vm.uuid[:UUID_PART]}", f"{vm.name}~{vm.uuid}")
+
+
+def _numbered(vm: Vm) -> Iterator[str]:
+    """Without a uuid, a number tells VMs apart: not the pid, with which a VM that starts again and
+    again, faster than its deaths are noticed, would leave ever new series."""
+    return (f"{vm.name}~{number}" for number in count(2))

@@ -1,0 +1,153 @@
+"""HTTP: what is answered, how often it is rendered, and how many are answered at once."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from http.client import HTTPResponse
+from typing import Any
+
+import pytest
+
+from pinwatch import serve
+from pinwatch.aggregate.census import Limits
+from pinwatch.aggregate.ledger import Ledger
+from pinwatch.expose import exposition
+from pinwatch.expose.exposition import Exposition
+from pinwatch.model.sample import TaskKey
+from pinwatch.model.snapshot import Snapshot
+from tests.unit.make import FACTS, TASK, VM, failure, pin, sample
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+MAX_REQUESTS = 3
+
+
+class Host:
+    """A ledger, and a server that shows its newest snapshot."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(Limits(max_vms=1))
+        self.ledger.name_task(TASK.key, VM)
+        self.publish()
+        self.server = serve.bind_tcp("127.0.0.1:0")
+        self.app = serve.App(
+            latest=lambda: self.snapshot,
+            facts=FACTS,
+            ready=lambda: True,
+            refused=lambda: self.server.refused,
+        )
+
+    def publish(self) -> None:
+        self.snapshot = self.ledger.snapshot()
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection(serve.local_address(self.server), timeout=10)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=named)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer, body
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(serve, "MAX_REQUESTS", MAX_REQUESTS)
+    made = Host()
+    made.server.set_app(made.app)
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "end"),
+    [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8", b"\n"),
+        (OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8", b"# EOF\n"),
+        ("application/openmetrics-text;version=x", "application/openmetrics-text", b"# EOF\n"),
+    ],
+)
+def test_both_formats_plain_and_zipped(host: Host, accept: str, kind: str, end: bytes) -> None:
+    answer, plain = host.get("/metrics", Accept=accept)
+    zipped_answer, zipped = host.get("/metrics", Accept=accept, Accept_Encoding="br, gzip")
+    assert (answer.status, zipped_answer.status) == (200, 200)
+    assert answer.headers["Content-Type"].startswith(kind)
+    assert answer.headers["Content-Encoding"] is None
+    assert zipped_answer.headers["Content-Encoding"] == "gzip"
+    assert int(answer.headers["Content-Length"]) == len(plain)
+    assert gzip.decompress(zipped) == plain
+    assert plain.endswith(end)
+    for name in (b"pinwatch_vm_info{", b"pinwatch_build_info{", b"process_cpu_seconds_total "):
+        assert plain.count(b"\n" + name) == 1
+
+
+def test_a_snapshot_is_rendered_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+
+    def expose(snapshot: Snapshot, *rest: Any) -> Exposition:
+        rendered.append(snapshot)
+        return exposition.expose(snapshot, *rest)
+
+    monkeypatch.setattr(serve, "expose", expose)
+    first = [host.get("/metrics", Accept=accept)[1] for accept in ("*/*", OPENMETRICS, "*/*")]
+    assert first[0] == first[2]
+    assert rendered == [host.snapshot]
+    host.ledger.add_failure(failure())
+    host.publish()
+    assert host.get("/metrics")[1] != first[0]
+    assert len(rendered) == 2
+
+
+def test_too_many_at_once_are_refused_and_counted(host: Host) -> None:
+    with ExitStack() as slow:
+        for _ in range(MAX_REQUESTS):  # they connect, and say nothing
+            slow.enter_context(socket.create_connection(("127.0.0.1", host.server.server_port)))
+        assert host.get("/metrics")[0].status == 503
+    for _ in range(100):
+        answer, body = host.get("/metrics")
+        if answer.status == 200:
+            break
+        time.sleep(0.05)
+    refused = host.server.refused
+    assert refused > 0
+    assert f"\npinwatch_http_requests_refused_total {float(refused)}\n".encode() in body
+
+
+def test_head_has_no_body(host: Host) -> None:
+    environ = {"PATH_INFO": "/metrics", "REQUEST_METHOD": "HEAD"}
+    assert not b"".join(host.app(environ, lambda _status, _headers: None))
+    assert int(host.get("/metrics", method="HEAD")[0].headers["Content-Length"]) > 1000
+
+
+def test_failures_are_for_the_local_socket_only(host: Host) -> None:
+    assert host.get("/api/v1/failures")[0].status == 404
+
+
+@pytest.mark.parametrize(
+    ("vm", "found"), [("", 2), ("web-01", 1), ("~other", 1), ("b", 1), ("c", 0)]
+)
+def test_a_folded_vm_is_found_by_its_name_and_as_other(host: Host, vm: str, found: int) -> None:
+    task = replace(TASK, key=TaskKey(7, 7))
+    host.ledger.name_task(task.key, replace(VM, name="b"))
+    for one in (TASK, task):
+        who = host.ledger.vm_of(one.key)
+        host.ledger.add_failure(failure(pin(task=one), vm=who))
+    host.ledger.add_sample(sample())
+    host.publish()
+    environ = {
+        "PATH_INFO": "/api/v1/failures", "QUERY_STRING": f"vm={vm}", "REQUEST_METHOD": "GET",
+        "pinwatch.local": True,
+    }  # fmt: skip
+    body = b"".join(host.app(environ, lambda _status, _headers: None))
+    assert len(json.loads(body)["failures"]) == found
