@@ -13,19 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from pinwatch import decode, recording, serve
+from pinwatch import attribute, decode, recording, serve
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.notify import notify
+from pinwatch.host.vms import Finder
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.kernel import Mode
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.pipeline import Outcome, Pipeline
-from pinwatch.recording import Counted, IoInFlight, Item, Named, RawRecord, VmFound
+from pinwatch.recording import (
+    Counted,
+    IoInFlight,
+    Item,
+    Named,
+    RawRecord,
+    VmFound,
+    VmmsConfigured,
+)
 from pinwatch.settings import Settings
 
 HOUSEKEEPING_S = 10.0
@@ -35,8 +44,9 @@ LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roots:
-    """Where the kernel's file systems and our BPF sources are."""
+    """Where the kernel's file systems, libvirt's files and our BPF sources are."""
 
+    root: Path = Path("/")
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     bpf: Path
@@ -63,6 +73,10 @@ class Daemon:
         self._io_in_flight: tuple[str, ...] = ()
         self._stuck: frozenset[tuple[TaskKey, int, bool]] = frozenset()
         self._serving = False
+        self._programs = attribute.Programs.of(
+            settings.vmm_programs.split(), settings.vm_name_pattern
+        )
+        self._finder = Finder(roots.proc, roots.root, self._programs)
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
         try:
@@ -102,8 +116,13 @@ class Daemon:
             slow_s=self._settings.slow_pin_seconds, slow_loops=int(self._settings.slow_pin_loops)
         )
         self._probes.attach()
-        for key, cmdline in procfs.vmms(self._roots.proc):
-            self._feed(VmFound(key, cmdline))
+        self._feed(
+            VmmsConfigured(
+                tuple(self._settings.vmm_programs.split()), self._settings.vm_name_pattern
+            )
+        )
+        for key, cmdline in procfs.vmms(self._roots.proc, self._programs):
+            self._find(key, cmdline)
         self._sample()
         self._serve()
         self._say_ready()
@@ -168,6 +187,7 @@ class Daemon:
             self._feed(IoInFlight(devices))
         for data in records:
             self._name_stack(data)
+            self._find_more(data)
             found = self._feed(RawRecord(data))
             if isinstance(found, ModuleLoaded):
                 changed |= self._probes.attach_module(found.name)
@@ -180,6 +200,20 @@ class Daemon:
                 changed = True
                 self._journal.say(words.explain_slow(found).headline + f": {found.cause}")
         return changed
+
+    def _find_more(self, data: bytes) -> None:
+        """Before the record, for the same reason as its stack: once for each process."""
+        introduced = decode.introduction(data)
+        if introduced is not None and not self._pipeline.knows(introduced[0]):
+            self._find(*introduced)
+
+    def _find(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
+        """Feed what names the VM of a process, and count what could not be read."""
+        errors = self._finder.errors
+        found = self._finder.evidence(task, cmdline)
+        self._feed(VmFound(task, cmdline, found.cgroup, found.domain))
+        if self._finder.errors > errors:
+            self._pipeline.add_loss("vm_file", self._finder.errors - errors)
 
     def _name_stack(self, data: bytes) -> None:
         """Before the record, so that a replay has the names as well."""
@@ -215,7 +249,7 @@ class Daemon:
     def _name_open(self, task: TaskKey) -> None:
         """Whose first pin has not returned has not introduced itself."""
         if not self._pipeline.knows(task):
-            self._feed(VmFound(task, procfs.cmdline(self._roots.proc, task.tgid)))
+            self._find(task, procfs.cmdline(self._roots.proc, task.tgid))
 
     def _raise_stuck(self) -> None:
         """Say once of each pin that it is stuck, while it is."""

@@ -104,7 +104,9 @@ DURATION = MetricSpec(
     "How long long-term pin operations took. Bucket edges are powers of two of a nanosecond.",
 )
 VM_INFO = MetricSpec(
-    "pinwatch_vm", ("vm", "uuid", "platform", "vmm"), "What is known of a VM; always 1."
+    "pinwatch_vm",
+    ("vm", "uuid", "platform", "vmm", "basis", "alias", "project", "pod"),
+    "What is known of a VM, and what its name was taken from; always 1.",
 )
 HOOK = MetricSpec(
     "pinwatch_hook_attached",
@@ -150,7 +152,9 @@ def families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
     yield _durations(snapshot.durations)
     info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
     for vm in snapshot.vms:
-        info.add_metric((vm.name, vm.uuid, vm.platform, vm.vmm), {})
+        info.add_metric(
+            (vm.name, vm.uuid, vm.platform, vm.vmm, vm.basis, vm.alias, vm.project, vm.pod), {}
+        )
     yield info
     hooks = GaugeMetricFamily(HOOK.name, HOOK.help, labels=HOOK.labels)
     for hook in snapshot.hooks:
