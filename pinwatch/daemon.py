@@ -121,8 +121,8 @@ class Daemon:
                 tuple(self._settings.vmm_programs.split()), self._settings.vm_name_pattern
             )
         )
-        for key, cmdline in procfs.vmms(self._roots.proc, self._programs):
-            self._find(key, cmdline)
+        for task in procfs.vmms(self._roots.proc, self._programs):
+            self._find(task)
         self._sample()
         self._serve()
         self._say_ready()
@@ -207,13 +207,15 @@ class Daemon:
         if introduced is not None and not self._pipeline.knows(introduced[0]):
             self._find(*introduced)
 
-    def _find(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
+    def _find(self, task: TaskKey, cmdline: tuple[str, ...] | None = None) -> None:
         """Feed what names the VM of a process, and count what could not be read."""
         errors = self._finder.errors
+        if cmdline is None:
+            cmdline = self._finder.cmdline(task.tgid)
         found = self._finder.evidence(task, cmdline)
         self._feed(VmFound(task, cmdline, found.cgroup, found.domain))
         if self._finder.errors > errors:
-            self._pipeline.add_loss("vm_file", self._finder.errors - errors)
+            self._pipeline.add_loss("vm_evidence", self._finder.errors - errors)
 
     def _name_stack(self, data: bytes) -> None:
         """Before the record, so that a replay has the names as well."""
@@ -249,7 +251,7 @@ class Daemon:
     def _name_open(self, task: TaskKey) -> None:
         """Whose first pin has not returned has not introduced itself."""
         if not self._pipeline.knows(task):
-            self._find(task, procfs.cmdline(self._roots.proc, task.tgid))
+            self._find(task)
 
     def _raise_stuck(self) -> None:
         """Say once of each pin that it is stuck, while it is."""

@@ -49,8 +49,8 @@ def cgroup(procfs: Path, tgid: int) -> str:
         return ""
 
 
-def vmms(procfs: Path, programs: Programs) -> Iterator[tuple[TaskKey, tuple[str, ...]]]:
-    """Processes that run now and look like a VMM, with their command lines.
+def vmms(procfs: Path, programs: Programs) -> Iterator[TaskKey]:
+    """Processes that run now and look like a VMM.
 
     The start is known in clock ticks only; the kernel's records carry nanoseconds, so a process
     found here is named again by its first record.
@@ -60,13 +60,8 @@ def vmms(procfs: Path, programs: Programs) -> Iterator[tuple[TaskKey, tuple[str,
             continue
         try:
             comm = (entry / "comm").read_bytes().decode("utf-8", "backslashreplace")
-            if programs.vmm(comm.removesuffix("\n")) is None:
-                continue
         except OSError:
             continue  # it went away
         ticks = start_ticks(procfs, int(entry.name))
-        if ticks is not None:
-            yield (
-                TaskKey(int(entry.name), ticks * NS_PER_TICK),
-                cmdline(procfs, int(entry.name)),
-            )
+        if programs.vmm(comm.removesuffix("\n")) is not None and ticks is not None:
+            yield TaskKey(int(entry.name), ticks * NS_PER_TICK)

@@ -1,14 +1,15 @@
-"""Read what names the VM of a process: its cgroup, and the file that attribute/ wants.
+"""Read what names the VM of a process: command line, cgroup, and the file that attribute/ wants.
 
 Names of files come from the VM's owner. Each is one component, opened inside a directory that is
-already open, and a link is not followed; so no name leads out of that directory. Never reads a
-command line here: that waits for the lock of the process's memory, which a pin may hold for long.
+already open, and a link is not followed; so no name leads out of that directory.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import stat
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from pinwatch.model.vm import Evidence, LibvirtDomain
 
 MAX_BYTES = 1 << 20  # a domain with hundreds of devices has some 200 KiB
 MAX_NAME_BYTES = 255  # NAME_MAX
+PATIENCE_S = 0.2
+MAX_WAITING = 8
 
 
 class Finder:
@@ -30,7 +33,32 @@ class Finder:
         self._proc = proc
         self._root = root
         self._programs = programs
+        self._free = threading.BoundedSemaphore(MAX_WAITING)
         self.errors = 0
+
+    def cmdline(self, tgid: int) -> tuple[str, ...]:
+        """The arguments of a process; none when it is gone, or they cannot be had soon.
+
+        Reading them takes the lock of its memory (mm/memory.c: access_remote_vm) and queues behind
+        a writer that waits for a pin to end: for ever, when that pin is in a livelock. So another
+        thread waits, and few of them.
+        """
+        answer: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
+
+        def read() -> None:
+            try:
+                answer.put(procfs.cmdline(self._proc, tgid))
+            finally:
+                self._free.release()
+
+        try:
+            if self._free.acquire(blocking=False):
+                threading.Thread(target=read, daemon=True).start()
+                return answer.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            pass
+        self.errors += 1
+        return ()
 
     def evidence(self, task: TaskKey, cmdline: tuple[str, ...]) -> Evidence:
         """All that is known of a process now. Of one that is no VMM only its command line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def host(tmp_path: Path) -> Host:
 def found(host: Host) -> list[Evidence]:
     """The evidence of every VMM that runs, as the daemon gathers it at its start."""
     finder = host.finder()
-    return [finder.evidence(*one) for one in procfs.vmms(host.proc, Programs())]
+    tasks = procfs.vmms(host.proc, Programs())
+    return [finder.evidence(task, finder.cmdline(task.tgid)) for task in tasks]
 
 
 V2 = f"0::{scope('qemu-5-instance-0000002a', '/libvirt/emulator')}\n"
@@ -102,7 +104,7 @@ def test_only_vmms_are_found(host: Host) -> None:
 def test_a_program_of_the_operator_is_found(host: Host) -> None:
     host.process(("/opt/my-very-long-vmm",), "0::/\n", tgid=7)
     programs = Programs.of(["my-very-long-vmm"], "")
-    assert [task.tgid for task, _ in procfs.vmms(host.proc, programs)] == [7]
+    assert [task.tgid for task in procfs.vmms(host.proc, programs)] == [7]
 
 
 def test_the_cgroup_of_a_number_that_was_used_again_says_nothing(host: Host) -> None:
@@ -161,7 +163,33 @@ def test_links_pipes_directories_and_long_files_are_errors(host: Host, tmp_path:
         assert finder.errors == errors, name
 
 
+def test_a_pipe_is_not_even_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.xml")
+    with pytest.raises(ValueError, match="not a regular file"):
+        vms.read_inside(tmp_path, "pipe.xml")
+
+
 def test_a_file_that_is_not_there_is_no_error(host: Host) -> None:
     finder = host.finder()
     assert finder.evidence(TASK, from_libvirt("web")).domain is None
     assert finder.errors == 0
+
+
+def test_a_command_line_that_does_not_come_is_waited_for_elsewhere(host: Host) -> None:
+    """A pipe that nobody writes stands for the lock that a pin holds."""
+    path = host.proc / "4242/cmdline"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    finder, others = host.finder(), set(threading.enumerate())
+    for errors in range(1, vms.MAX_WAITING + 3):
+        assert finder.cmdline(4242) == ()
+        assert finder.errors == errors
+        waiting = set(threading.enumerate()) - others
+        assert len(waiting) == min(errors, vms.MAX_WAITING)
+    with open(path, "wb"):
+        pass  # the lock is free
+    for thread in waiting:
+        thread.join(10)
+    path.unlink()
+    path.write_bytes(b"kvm\0-name\0web\0")
+    assert finder.cmdline(4242) == ("kvm", "-name", "web")
