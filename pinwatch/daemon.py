@@ -116,11 +116,9 @@ class Daemon:
             slow_s=self._settings.slow_pin_seconds, slow_loops=int(self._settings.slow_pin_loops)
         )
         self._probes.attach()
-        self._feed(
-            VmmsConfigured(
-                tuple(self._settings.vmm_programs.split()), self._settings.vm_name_pattern
-            )
-        )
+        if self._programs != attribute.Programs():
+            names = tuple(self._settings.vmm_programs.split())
+            self._feed(VmmsConfigured(names, self._settings.vm_name_pattern))
         for task in procfs.vmms(self._roots.proc, self._programs):
             self._find(task)
         self._sample()

@@ -16,7 +16,8 @@ from pinwatch.host import procfs, vms
 from pinwatch.host.procfs import NS_PER_TICK
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import Basis, Evidence, Platform
-from tests.unit.test_attribute import STATUS, from_libvirt, scope
+from tests.unit.test_attribute import from_libvirt, scope
+from tests.unit.test_attribute_parts import STATUS
 
 TASK = TaskKey(4242, 100 * NS_PER_TICK)
 
