@@ -13,20 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from pinwatch import decode, recording, serve
+from pinwatch import attribute, decode, recording, serve
 from pinwatch.aggregate.census import Limits
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.notify import notify
+from pinwatch.host.vms import Finder
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.kernel import Mode
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.pipeline import Outcome, Pipeline
-from pinwatch.recording import Counted, IoInFlight, Item, Named, RawRecord, VmFound
+from pinwatch.recording import (
+    Counted,
+    IoInFlight,
+    Item,
+    Named,
+    RawRecord,
+    VmFound,
+    VmmsConfigured,
+)
 from pinwatch.settings import Settings
 
 HOUSEKEEPING_S = 10.0
@@ -36,8 +45,9 @@ LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roots:
-    """Where the kernel's file systems and our BPF sources are."""
+    """Where the kernel's file systems, libvirt's files and our BPF sources are."""
 
+    root: Path = Path("/")
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     bpf: Path
@@ -65,6 +75,10 @@ class Daemon:
         self._io_in_flight: tuple[str, ...] = ()
         self._stuck: frozenset[tuple[TaskKey, int, bool]] = frozenset()
         self._serving = False
+        self._programs = attribute.Programs.of(
+            settings.vmm_programs.split(), settings.vm_name_pattern
+        )
+        self._finder = Finder(roots.proc, roots.root, self._programs)
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
         try:
@@ -104,9 +118,12 @@ class Daemon:
             slow_s=self._settings.slow_pin_seconds, slow_loops=int(self._settings.slow_pin_loops)
         )
         self._probes.attach()
-        oldest_first = sorted(procfs.vmms(self._roots.proc), key=lambda vmm: vmm[0].start_ns)
-        for key, cmdline in oldest_first:  # of VMs that share a name, the first keeps it plain
-            self._feed(VmFound(key, cmdline))
+        if self._programs != attribute.Programs():
+            names = tuple(self._settings.vmm_programs.split())
+            self._feed(VmmsConfigured(names, self._settings.vm_name_pattern))
+        vmms = procfs.vmms(self._roots.proc, self._programs)
+        for task in sorted(vmms, key=lambda task: task.start_ns):  # the first keeps a shared name
+            self._find(task)
         self._sample()
         self._serve()
         self._say_ready()
@@ -172,6 +189,7 @@ class Daemon:
             self._feed(IoInFlight(devices))
         for data in records:
             self._namer.ask(decode.stack_of(data))
+            self._find_more(data)
             found = self._feed(RawRecord(data))
             if isinstance(found, ModuleLoaded):
                 changed |= self._probes.attach_module(found.name)
@@ -190,6 +208,22 @@ class Daemon:
         if names := self._namer.take():
             self._feed(Named(names))
         return bool(names)
+
+    def _find_more(self, data: bytes) -> None:
+        """Before the record, for the same reason as its stack: once for each process."""
+        introduced = decode.introduction(data)
+        if introduced is not None and not self._pipeline.knows(introduced[0]):
+            self._find(*introduced)
+
+    def _find(self, task: TaskKey, cmdline: tuple[str, ...] | None = None) -> None:
+        """Feed what names the VM of a process, and count what could not be read."""
+        errors = self._finder.errors
+        if cmdline is None:
+            cmdline = self._finder.cmdline(task.tgid)
+        found = self._finder.evidence(task, cmdline)
+        self._feed(VmFound(task, cmdline, found.cgroup, found.domain))
+        if self._finder.errors > errors:
+            self._pipeline.add_loss("vm_evidence", self._finder.errors - errors)
 
     def _feed(self, item: Item) -> Outcome | None:
         if self._record is not None:
@@ -218,7 +252,7 @@ class Daemon:
     def _name_open(self, task: TaskKey) -> None:
         """Whose first pin has not returned has not introduced itself."""
         if not self._pipeline.knows(task):
-            self._feed(VmFound(task, procfs.cmdline(self._roots.proc, task.tgid)))
+            self._find(task)
 
     def _raise_stuck(self) -> None:
         """Say once of each pin that it is stuck, while it is."""

@@ -57,6 +57,12 @@ _HOLDERS: dict[int, Holder] = {
 }
 _WAITS: dict[int, Wait] = {w: Wait[w.name] for w in layout.Wait if w is not layout.Wait.COUNT}
 
+_INTRODUCING: dict[int, type[layout.TaskRecord | layout.PinRecord]] = {
+    layout.Record.TASK: layout.TaskRecord,
+    layout.Record.PIN_FAILED: layout.PinRecord,
+    layout.Record.PIN_SLOW: layout.PinRecord,
+}
+
 _S = TypeVar("_S", bound=ct.Structure)
 
 
@@ -111,6 +117,16 @@ def _task_seen(data: bytes, _kernel: KernelFacts) -> TaskSeen:
 def _module_loaded(data: bytes, _kernel: KernelFacts) -> ModuleLoaded:
     record = _parse(layout.ModuleRecord, data)
     return ModuleLoaded(time_ns=record.head.time_ns, name=text(record.name))
+
+
+def introduction(data: bytes) -> tuple[TaskKey, tuple[str, ...]] | None:
+    """The process that a raw record is about, with its command line, so that more can be found of
+    it before the record is decoded; None when the record is about none."""
+    head = _parse(layout.Head, data[: ct.sizeof(layout.Head)])
+    kind = _INTRODUCING.get(head.kind)
+    if kind is None:
+        return None
+    return _task(head).key, _cmdline(_parse(kind, data).cmdline)
 
 
 def stack_of(data: bytes) -> tuple[int, ...]:

@@ -6,9 +6,11 @@ are the same code. No files, no clock.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pinwatch import attribute
 from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
-from pinwatch.attribute import qemu
 from pinwatch.classify import holders, rules, slow
 from pinwatch.decode import DecodeError, decode
 from pinwatch.model.event import ModuleLoaded, PinEnded, TaskSeen
@@ -16,8 +18,16 @@ from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.kernel import HookState, KernelFacts
 from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.model.vm import HOST, UNATTRIBUTED, Vm
-from pinwatch.recording import Counted, IoInFlight, Item, Named, RawRecord, VmFound
+from pinwatch.model.vm import HOST, UNATTRIBUTED, Evidence, Vm
+from pinwatch.recording import (
+    Counted,
+    IoInFlight,
+    Item,
+    Named,
+    RawRecord,
+    VmFound,
+    VmmsConfigured,
+)
 
 Outcome = ModuleLoaded | Failure | SlowPin
 
@@ -33,6 +43,8 @@ class Pipeline:
         self._ledger = Ledger(limits)
         self._symbols: dict[int, str] = {}
         self._io_in_flight: tuple[str, ...] = ()
+        self._programs = attribute.Programs()
+        self._beside: dict[TaskKey, Evidence] = {}  # what a record does not carry
 
     def feed(self, item: Item) -> Outcome | None:
         """Take one item. What the caller may want to act on or show at once is given back."""
@@ -44,8 +56,13 @@ class Pipeline:
                 self._ledger.name_callers(self._caller)
             case IoInFlight(devices):
                 self._io_in_flight = devices
-            case VmFound(task, cmdline):
-                self._name(task, cmdline)
+            case VmmsConfigured(programs, name_pattern):
+                self._programs = attribute.Programs.of(programs, name_pattern)
+            case VmFound(task, cmdline, cgroup, domain):
+                self._found(
+                    task,
+                    Evidence(tgid=task.tgid, cmdline=cmdline, cgroup=cgroup, domain=domain),
+                )
             case Counted(sample, vmstat):
                 self._ledger.add_sample(sample)
                 self._ledger.set_stuck(self._stuck(sample))
@@ -66,7 +83,7 @@ class Pipeline:
             return None
         match event:
             case TaskSeen():
-                self._name(event.task.key, event.cmdline)
+                self._introduced(event.task.key, event.cmdline)
             case ModuleLoaded():
                 return event
             case PinEnded() if event.errno:
@@ -75,13 +92,22 @@ class Pipeline:
                 return self._slow(event)
         return None
 
-    def _name(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
-        unnamed = HOST if cmdline else UNATTRIBUTED
-        self._ledger.name_task(task, qemu.resolve(cmdline) or unnamed)
+    def _found(self, task: TaskKey, evidence: Evidence) -> None:
+        self._beside[task] = replace(evidence, cmdline=())
+        self._name(task, evidence)
+
+    def _introduced(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
+        """A record says who it is; more may have been found beside it."""
+        if cmdline or not self._ledger.knows(task):
+            beside = self._beside.get(task, Evidence(tgid=task.tgid))
+            self._name(task, replace(beside, cmdline=cmdline))
+
+    def _name(self, task: TaskKey, evidence: Evidence) -> None:
+        unnamed = HOST if evidence.cmdline else UNATTRIBUTED
+        self._ledger.name_task(task, attribute.resolve(evidence, self._programs) or unnamed)
 
     def _who(self, pin: PinEnded) -> Vm:
-        if pin.cmdline or not self._ledger.knows(pin.task.key):
-            self._name(pin.task.key, pin.cmdline)
+        self._introduced(pin.task.key, pin.cmdline)
         return self._ledger.vm_of(pin.task.key)
 
     def _caller(self, pin: PinEnded) -> tuple[str, ...]:
@@ -145,6 +171,7 @@ class Pipeline:
         return self._ledger.knows(key)
 
     def forget_task(self, key: TaskKey) -> None:
+        self._beside.pop(key, None)
         self._ledger.forget_task(key)
 
     def add_loss(self, kind: str, amount: int = 1) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ctypes as ct
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from pinwatch.model.sample import (
     TaskKey,
     TaskTotals,
 )
+from pinwatch.model.vm import LibvirtDomain
 
 FORMAT = 2
 # What JSON leaves as strings and lists.
@@ -50,10 +52,20 @@ class RawRecord:
 
 @dataclass(frozen=True, slots=True)
 class VmFound:
-    """A process that ran already when the daemon started."""
+    """A process that ran already when the daemon started, or what was found beside a record."""
 
     task: TaskKey
     cmdline: tuple[str, ...]
+    cgroup: str = ""
+    domain: LibvirtDomain | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VmmsConfigured:
+    """The settings that say which programs run VMs, and how to find a name."""
+
+    programs: tuple[str, ...]
+    name_pattern: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ class IoInFlight:
     devices: tuple[str, ...]
 
 
-Item = RawRecord | VmFound | Counted | Named | IoInFlight
+Item = RawRecord | VmFound | VmmsConfigured | Counted | Named | IoInFlight
 
 
 def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
@@ -101,14 +113,26 @@ def item_line(item: Item) -> str:
     match item:
         case RawRecord(data):
             return _line({"record": base64.b64encode(data.rstrip(b"\0")).decode()})
-        case VmFound(task, cmdline):
-            return _line({"vm": [task.tgid, task.start_ns], "cmdline": cmdline})
+        case VmFound():
+            return _line(_found(item))
+        case VmmsConfigured(programs, name_pattern):
+            return _line({"vmm_programs": programs, "vm_name_pattern": name_pattern})
         case Counted(sample, vmstat):
             return _line({"sample": asdict(sample), "vmstat": vmstat})
         case Named(symbols):
             return _line({"symbols": symbols})
         case IoInFlight(devices):
             return _line({"io_in_flight": devices})
+
+
+def _found(item: VmFound) -> dict[str, Any]:
+    """What was not found is left out."""
+    row: dict[str, Any] = {"vm": [item.task.tgid, item.task.start_ns], "cmdline": item.cmdline}
+    if item.cgroup:
+        row["cgroup"] = item.cgroup
+    if item.domain is not None:
+        row["domain"] = asdict(item.domain)
+    return row
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -133,12 +157,26 @@ def _item(row: dict[str, Any]) -> Item:
     if "record" in row:
         return RawRecord(_padded(base64.b64decode(row["record"])))
     if "vm" in row:
-        return VmFound(TaskKey(*row["vm"]), tuple(row["cmdline"]))
+        domain = LibvirtDomain(**row["domain"]) if "domain" in row else None
+        return VmFound(TaskKey(*row["vm"]), tuple(row["cmdline"]), row.get("cgroup", ""), domain)
+    if "vmm_programs" in row:
+        return _configured(tuple(row["vmm_programs"]), row["vm_name_pattern"])
     if "symbols" in row:
         return Named({int(address): name for address, name in row["symbols"].items()})
     if "io_in_flight" in row:
         return IoInFlight(tuple(row["io_in_flight"]))
     return Counted(_sample(row["sample"]), row["vmstat"])
+
+
+def _configured(programs: tuple[str, ...], name_pattern: str) -> VmmsConfigured:
+    """The pattern is a program of its own, so it is tried before it is believed."""
+    try:
+        usable = not name_pattern or re.compile(name_pattern).groups > 0
+    except re.error:
+        usable = False
+    if not usable:
+        raise RecordingError(f"vm_name_pattern {name_pattern!r} is no pattern with a group")
+    return VmmsConfigured(programs, name_pattern)
 
 
 def _padded(data: bytes) -> bytes:

@@ -32,6 +32,7 @@ from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
 from pinwatch.expose.metrics import REFUSED, counter_family
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
+from pinwatch.model.vm import Vm
 from pinwatch.settings import listen_address
 
 REQUEST_TIMEOUT_S = 10  # a stuck client must not hold a thread
@@ -141,24 +142,28 @@ class App:
         return _answer(start, "404 Not Found", "not found\n")
 
     def _failures(self, environ: Environ, start: StartResponse) -> Response:
-        """Failed, slow and stuck pins, newest first; ?vm=NAME for one VM, ?limit=N of each."""
+        """Failed, slow and stuck pins, newest first; ?vm=NAME for the VMs of that name, alias or
+        UUID, ?limit=N of each."""
         query = parse_qs(environ.get("QUERY_STRING", ""))
         vm = query.get("vm", [""])[0]
         limit = query.get("limit", [str(DEFAULT_LIMIT)])[0]
         if not limit.isdigit():
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         snapshot = self._latest()
-        found = [f for f in reversed(snapshot.failures) if vm in ("", f.vm.name, f.vm.label)]
-        slow = [s for s in reversed(snapshot.slow_pins) if vm in ("", s.vm.name, s.vm.label)]
-        stuck = [s for s in snapshot.stuck if vm in ("", s.vm.name, s.vm.label)]
+        found = [f for f in reversed(snapshot.failures) if _is_called(f.vm, vm)]
+        slow = [s for s in reversed(snapshot.slow_pins) if _is_called(s.vm, vm)]
         body = {
             "failures": [as_json.failure(f) for f in found[: int(limit)]],
             "slow": [as_json.slow_pin(s) for s in slow[: int(limit)]],
-            "stuck": [as_json.stuck_pin(s) for s in stuck],
+            "stuck": [as_json.stuck_pin(s) for s in snapshot.stuck if _is_called(s.vm, vm)],
             "vms": [vm.name for vm in snapshot.vms],
             "losses": snapshot.losses,
         }
         return _answer(start, "200 OK", json.dumps(body), "application/json")
+
+
+def _is_called(vm: Vm, name: str) -> bool:
+    return name in ("", vm.name, vm.label, vm.alias, vm.uuid)
 
 
 def _answer(

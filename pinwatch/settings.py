@@ -6,6 +6,7 @@ gives a frozen Settings; UsageError names the file and the key.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from typing import Any
@@ -38,6 +39,13 @@ TABLE = (
     Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),
     Setting("slow_pin_seconds", 1.0, "a pin that works but takes longer is kept", "SECONDS"),
     Setting("slow_pin_loops", 8.0, "and one that starts again more often", "COUNT"),
+    Setting("vmm_programs", "", "more programs that run VMs, with spaces between", "NAMES"),
+    Setting(
+        "vm_name_pattern",
+        "",
+        "regular expression whose first group is a VM's name in its command line",
+        "REGEX",
+    ),
 )
 
 
@@ -53,6 +61,8 @@ class Settings:
     vm_retention: float
     slow_pin_seconds: float
     slow_pin_loops: float
+    vmm_programs: str
+    vm_name_pattern: str
 
 
 def parse_config(text: str, path: str) -> dict[str, Any]:
@@ -87,7 +97,27 @@ def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
     for name in ("max_vms", "slow_pin_seconds", "slow_pin_loops"):
         if not 0 < getattr(settings, name) < 1e9:
             raise UsageError(f"{name} must be above 0", hint="see `pinwatch run --help`")
+    _check_programs(settings.vmm_programs)
+    _check_pattern(settings.vm_name_pattern)
     return settings
+
+
+def _check_programs(text: str) -> None:
+    for name in text.split():
+        if "/" in name:
+            raise UsageError(
+                f"vmm_programs: {name!r} is a path", hint="give the name of the program only"
+            )
+
+
+def _check_pattern(text: str) -> None:
+    hint = r"as in vm_name_pattern = '--vm-name (\S+)'"
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise UsageError(f"vm_name_pattern: {error}", hint=hint) from None
+    if text and not groups:
+        raise UsageError("vm_name_pattern has no group for the name", hint=hint)
 
 
 def listen_address(text: str) -> tuple[str, int]:

@@ -1,66 +1,49 @@
-"""Name a VM from QEMU's command line. Pure: arguments in, Vm or None out.
+"""What a QEMU command line says about its VM. Pure: arguments in, text out.
 
-QEMU's `-name guest=NAME,debug-threads=on` and `-name NAME` (a comma inside a value is doubled),
-`-uuid UUID`. A QEMU without a name or uuid, or with `-machine none`, only probes capabilities.
+`-name guest=NAME,debug-threads=on` and `-name NAME` (a comma inside a value is doubled),
+`-uuid UUID` or `-smbios type=1,uuid=UUID` (qemu(1)).
 """
 
 from __future__ import annotations
 
-import posixpath
-import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
-from pinwatch.attribute.names import printable, vm_name
-from pinwatch.model.vm import Vm
-
-_PROGRAM = re.compile(r"^(qemu-system-[\w.-]+|qemu-kvm|kvm|qemu)$")
-_OPTION_END = re.compile(r"(?<!,)(?:,,)*,(?!,)")
+from pinwatch.attribute import options
 
 
-def is_qemu(program: str) -> bool:
-    """Does this path or comm belong to a QEMU that runs VMs? comm is cut at 15 characters."""
-    return bool(_PROGRAM.match(posixpath.basename(program)))
+def guest_name(cmdline: Sequence[str]) -> str:
+    """The guest's name; a later -name adds to an earlier one."""
+    given = [
+        name
+        for value in options.values(cmdline, "-name", "--name")
+        if (name := options.fields(options.split_doubled(value), "guest").get("guest"))
+    ]
+    return given[-1] if given else ""
 
 
-def split_options(value: str) -> list[str]:
-    """The parts of a QEMU option value, with doubled commas made single."""
-    parts, start = [], 0
-    for end in _OPTION_END.finditer(value):
-        parts.append(value[start : end.end() - 1])
-        start = end.end()
-    return [part.replace(",,", ",") for part in (*parts, value[start:])]
+def uuid(cmdline: Sequence[str]) -> str:
+    """From -uuid, else from the SMBIOS system table."""
+    given = options.last(cmdline, "-uuid", "--uuid")
+    return given or next((t["uuid"] for t in _system_tables(cmdline) if "uuid" in t), "")
 
 
-def _values(cmdline: Sequence[str], option: str) -> list[str]:
-    names = (f"-{option}", f"--{option}")
-    return [value for name, value in pairwise(cmdline) if name in names]
+def product(cmdline: Sequence[str]) -> str:
+    """The product that SMBIOS shows the guest."""
+    return next((t["product"] for t in _system_tables(cmdline) if "product" in t), "")
 
 
-def _guest_name(cmdline: Sequence[str]) -> str:
-    name = ""
-    for value in _values(cmdline, "name"):
-        for position, part in enumerate(split_options(value)):
-            key, equals, rest = part.partition("=")
-            if key == "guest" and equals:
-                name = rest
-            elif position == 0 and not equals:
-                name = part
-    return name
+def _system_tables(cmdline: Sequence[str]) -> Iterator[dict[str, str]]:
+    tables = (
+        options.fields(options.split_doubled(value), "type")
+        for value in options.values(cmdline, "-smbios", "--smbios")
+    )
+    return (table for table in tables if table.get("type") == "1")
 
 
-def resolve(cmdline: Sequence[str]) -> Vm | None:
-    """The VM of a QEMU command line; None when it is no QEMU or no VM."""
-    if not cmdline or not is_qemu(cmdline[0]):
-        return None
-    name = _guest_name(cmdline)
-    uuid = next(iter(_values(cmdline, "uuid")), "")
-    machines = _values(cmdline, "machine") + _values(cmdline, "M")
-    if not (name or uuid) or any(split_options(m)[0] == "none" for m in machines):
-        return None
-    return Vm(
-        name=vm_name(name or uuid),
-        uuid=printable(uuid),
-        platform="qemu",
-        vmm=printable(posixpath.basename(cmdline[0])),
+def is_probe(cmdline: Sequence[str]) -> bool:
+    """`-machine none` runs no guest: libvirt asks such a QEMU what it can do."""
+    machines = options.values(cmdline, "-machine", "--machine", "-M", "--M")
+    return any(
+        options.fields(options.split_doubled(machine), "type").get("type") == "none"
+        for machine in machines
     )

@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 from pinwatch.expose.metrics import VM_COUNTERS, VM_INFO, counter_family, host_families
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Labels, Snapshot
+from pinwatch.model.vm import Vm
 
 _VM = "\0"  # stands for the VM in lines that VMs share; attribute/names.py spells NUL out
 _OPENMETRICS_END = b"# EOF\n"
@@ -74,9 +75,13 @@ def _of_vms(snapshot: Snapshot) -> Iterator[tuple[Metric, bytes]]:
     for spec in VM_COUNTERS:
         rows = [(vm, of[spec.name]) for vm, of in snapshot.vm_counters.items() if spec.name in of]
         yield counter_family(spec, {}), lines(spec.name, spec.labels, rows)
-    info: list[Row] = [(vm.name, {(vm.uuid, vm.platform, vm.vmm): 1}) for vm in snapshot.vms]
+    info: list[Row] = [(vm.name, {_identity(vm): 1}) for vm in snapshot.vms]
     head = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
     yield head, lines(f"{VM_INFO.name}_info", VM_INFO.labels, info)
+
+
+def _identity(vm: Vm) -> Labels:
+    return (vm.uuid, vm.platform, vm.vmm, vm.basis, vm.alias, vm.project, vm.pod)
 
 
 def lines(name: str, labels: Labels, rows: Sequence[Row]) -> bytes:

@@ -112,7 +112,9 @@ DURATION = MetricSpec(
     "How long long-term pin operations took. Bucket edges are powers of two of a nanosecond.",
 )
 VM_INFO = MetricSpec(
-    "pinwatch_vm", ("vm", "uuid", "platform", "vmm"), "What is known of a VM; always 1."
+    "pinwatch_vm",
+    ("vm", "uuid", "platform", "vmm", "basis", "alias", "project", "pod"),
+    "What is known of a VM, and what its name was taken from; always 1.",
 )
 HOOK = MetricSpec(
     "pinwatch_hook_attached",

@@ -91,7 +91,10 @@ def stuck_words(stuck: StuckPin) -> str:
 
 
 def who(vm: Vm) -> str:
-    return vm.name if vm.name.startswith("~") else f"VM {vm.name}"
+    """A VM with its other name, unless that is part of the first."""
+    if vm.name.startswith("~"):
+        return vm.name
+    return f"VM {vm.name}" if vm.alias in vm.name else f"VM {vm.name} ({vm.alias})"
 
 
 def headline(failure: Failure) -> str:

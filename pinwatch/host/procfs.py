@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pinwatch.attribute.qemu import is_qemu
+from pinwatch.attribute import Programs
 from pinwatch.model.sample import TaskKey
 
 NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -41,8 +41,16 @@ def cmdline(procfs: Path, tgid: int) -> tuple[str, ...]:
     return tuple(raw.rstrip(b"\0").decode("utf-8", "backslashreplace").split("\0")) if raw else ()
 
 
-def vmms(procfs: Path) -> Iterator[tuple[TaskKey, tuple[str, ...]]]:
-    """Processes that run now and look like a VMM, with their command lines.
+def cgroup(procfs: Path, tgid: int) -> str:
+    """The cgroups of a process as cgroups(7) shows them; nothing when it is gone."""
+    try:
+        return (procfs / str(tgid) / "cgroup").read_bytes().decode("utf-8", "backslashreplace")
+    except OSError:
+        return ""
+
+
+def vmms(procfs: Path, programs: Programs) -> Iterator[TaskKey]:
+    """Processes that run now and look like a VMM.
 
     The start is known in clock ticks only; the kernel's records carry nanoseconds, so a process
     found here is named again by its first record.
@@ -51,13 +59,9 @@ def vmms(procfs: Path) -> Iterator[tuple[TaskKey, tuple[str, ...]]]:
         if not entry.name.isdigit():
             continue
         try:
-            if not is_qemu((entry / "comm").read_text().strip()):
-                continue
+            comm = (entry / "comm").read_bytes().decode("utf-8", "backslashreplace")
         except OSError:
             continue  # it went away
         ticks = start_ticks(procfs, int(entry.name))
-        if ticks is not None:
-            yield (
-                TaskKey(int(entry.name), ticks * NS_PER_TICK),
-                cmdline(procfs, int(entry.name)),
-            )
+        if programs.vmm(comm.removesuffix("\n")) is not None and ticks is not None:
+            yield TaskKey(int(entry.name), ticks * NS_PER_TICK)

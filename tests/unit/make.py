@@ -14,7 +14,7 @@ from pinwatch.model.holder import Holder, HolderMatch
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import KernelSample, OpenPin, TaskKey
-from pinwatch.model.vm import Vm
+from pinwatch.model.vm import Basis, Platform, Vm
 
 FACTS = KernelFacts(
     release="6.12.0-test",
@@ -37,7 +37,10 @@ FACTS = KernelFacts(
 TASK = Task(
     key=TaskKey(tgid=4242, start_ns=7_000_000_000), tid=4243, uid=0, comm="qemu", cgroup_id=1
 )
-VM = Vm(name="web-01", uuid="6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21", platform="qemu", vmm="qemu-kvm")
+VM = Vm(
+    name="web-01", uuid="6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21", platform=Platform.QEMU,
+    vmm="qemu-kvm", basis=Basis.CMDLINE,
+)  # fmt: skip
 
 
 def folio(**changes: Any) -> FolioFacts:

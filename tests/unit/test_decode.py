@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinwatch.abi import layout
-from pinwatch.decode import DecodeError, decode, open_pin, stack_of
+from pinwatch.decode import DecodeError, decode, introduction, open_pin, stack_of
 from pinwatch.model.event import MappingKind, ModuleLoaded, PinEnded, Seen, TaskSeen
 from pinwatch.model.holder import Holder
 from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.sample import TaskKey
 from tests.unit.make import FACTS, cmdline, head, pin_record
 
 
@@ -164,3 +165,19 @@ def test_what_is_not_understood_is_refused() -> None:
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
         decode(data, FACTS)
+
+
+@pytest.mark.parametrize("kind", [layout.Record.PIN_FAILED, layout.Record.PIN_SLOW])
+def test_a_record_of_a_pin_introduces_its_process(kind: layout.Record) -> None:
+    record = pin_record(b"qemu-kvm", b"-name", b"web")
+    record.head.kind = kind
+    assert introduction(bytes(record)) == (
+        TaskKey(4242, 7_000_000_000),
+        ("qemu-kvm", "-name", "web"),
+    )
+
+
+def test_a_first_pin_introduces_its_process_and_a_module_nobody() -> None:
+    seen = layout.TaskRecord(head=head(layout.Record.TASK), cmdline=cmdline(b"kvm"))
+    assert introduction(bytes(seen)) == (TaskKey(4242, 7_000_000_000), ("kvm",))
+    assert introduction(bytes(layout.ModuleRecord(head=head(layout.Record.MODULE)))) is None

@@ -18,7 +18,7 @@ from pinwatch.expose.metrics import VM_COUNTERS, VM_INFO, counter_family, host_f
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.model.vm import Vm
+from pinwatch.model.vm import Platform, Vm
 from tests.unit.make import FACTS, TASK, failure, pin, sample
 
 # attribute/names.py spells out NUL and surrogates, which no encoding has.
@@ -37,7 +37,8 @@ class Everything:
             yield counter_family(spec, self._snapshot.counters.get(spec.name, {}))
         info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
         for vm in self._snapshot.vms:
-            info.add_metric((vm.name, vm.uuid, vm.platform, vm.vmm), {})
+            of = (vm.uuid, vm.platform, vm.vmm, vm.basis, vm.alias, vm.project, vm.pod)
+            info.add_metric((vm.name, *of), {})
         yield info
         yield from host_families(self._snapshot, FACTS)
 
@@ -58,7 +59,7 @@ def host_with(vms: int) -> Ledger:
     for number in range(vms):
         task = TaskKey(number, number)
         uuid = f"{number:08x}-0d4e-4c1b-9a57-1f0e6f0a9b21"
-        ledger.name_task(task, Vm(name=uuid, uuid=uuid, platform="qemu", vmm="qemu-kvm"))
+        ledger.name_task(task, Vm(name=uuid, uuid=uuid, platform=Platform.QEMU, vmm="qemu-kvm"))
         totals.append(
             TaskTotals(
                 task=task, source=PinSource.VFIO_TYPE1, pins=number, failures=0,

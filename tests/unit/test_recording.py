@@ -8,12 +8,29 @@ from pinwatch import recording
 from pinwatch.abi import layout
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import Durations, Migrations, TaskKey, TaskTotals
+from pinwatch.model.vm import Basis, LibvirtDomain
 from pinwatch.pipeline import Pipeline
-from pinwatch.recording import Counted, IoInFlight, Named, RawRecord, RecordingError, VmFound
+from pinwatch.recording import (
+    Counted,
+    IoInFlight,
+    Item,
+    Named,
+    RawRecord,
+    RecordingError,
+    VmFound,
+    VmmsConfigured,
+)
 from tests.unit.make import FACTS, VM, open_pin, pin_record, sample
 
 ITEMS: tuple[recording.Item, ...] = (
     VmFound(TaskKey(1, 2), ("qemu-kvm", "-name", "x")),
+    VmFound(
+        TaskKey(3, 4),
+        (),
+        "/machine.slice/x.scope",
+        LibvirtDomain(name="x", uuid="y", tgid=3, title="z", project="p", is_nova=True),
+    ),
+    VmmsConfigured(("my-vmm",), r"--vm-name (\S+)"),
     RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"guest=web-01"))),
     Named({0xFFFF: "vb2_create_framevec [videobuf2_memops]"}),
     IoInFlight(("sda",)),
@@ -43,7 +60,8 @@ def test_it_reads_back_what_was_written() -> None:
     facts, wall_ns, items = recording.read(lines)
     assert (facts, wall_ns) == (FACTS, 99)
     assert tuple(items) == ITEMS
-    assert len(lines[2]) < 4000, "the unused end of the command line is left out"
+    assert len(lines[1]) < 100, "what was not found is left out"
+    assert len(lines[4]) < 4000, "the unused end of the command line is left out"
 
 
 def test_it_replays_to_the_same_failure() -> None:
@@ -110,3 +128,57 @@ def test_a_stuck_pin_is_shown_while_it_is() -> None:
     assert (stuck.vm.name, stuck.age_s, stuck.livelock) == (VM.name, 5.0, True)
     pipeline.feed(Counted(sample(), {}))
     assert pipeline.snapshot().stuck == ()
+
+
+@pytest.mark.parametrize("pattern", ["(", "x"])
+def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
+    row = recording.item_line(VmmsConfigured((), pattern))
+    _, _, items = recording.read([recording.header_line(FACTS, 0), row])
+    with pytest.raises(RecordingError, match="no pattern with a group"):
+        tuple(items)
+
+
+def named(*items: Item) -> tuple[str, str]:
+    """Name and basis of the VM of the failure that follows these items, live and replayed."""
+    lines = [recording.header_line(FACTS, 0), *map(recording.item_line, items)]
+    live, replayed = Pipeline(FACTS, 0), Pipeline(FACTS, 0)
+    for item in items:
+        live.feed(item)
+    for item in recording.read(lines)[2]:
+        replayed.feed(item)
+    assert live.snapshot().failures == replayed.snapshot().failures
+    vm = live.snapshot().failures[-1].vm
+    return vm.name, vm.basis
+
+
+SCOPE = "/machine.slice/machine-ch\\x2d1\\x2dweb01.scope"
+OURS = TaskKey(4242, 7_000_000_000)
+
+
+def test_what_was_found_beside_a_record_names_it() -> None:
+    record = RawRecord(bytes(pin_record(b"cloud-hypervisor", b"--api-socket", b"fd=23")))
+    domain = LibvirtDomain(name="web_01", uuid="", tgid=4242)
+    command = ("cloud-hypervisor", "--api-socket", "fd=23")
+    assert named(VmFound(OURS, command, SCOPE, domain), record) == ("web_01", Basis.LIBVIRT_XML)
+    assert named(VmFound(OURS, command, SCOPE), record) == ("web01", Basis.CGROUP)
+    assert named(record) == ("cloud-hypervisor", Basis.PROGRAM)
+
+
+def test_a_record_without_a_command_line_keeps_the_name_that_was_found() -> None:
+    found = VmFound(OURS, ("qemu-kvm", "-name", "web"))
+    assert named(found, RawRecord(bytes(pin_record()))) == ("web", Basis.CMDLINE)
+
+
+def test_what_was_found_of_a_process_goes_with_it() -> None:
+    pipeline = Pipeline(FACTS, 0)
+    pipeline.feed(VmFound(OURS, ("cloud-hypervisor",), SCOPE))
+    pipeline.forget_task(OURS)
+    pipeline.feed(RawRecord(bytes(pin_record(b"cloud-hypervisor"))))
+    assert pipeline.snapshot().failures[0].vm.basis is Basis.PROGRAM
+
+
+def test_programs_of_the_operator_are_part_of_a_recording() -> None:
+    record = RawRecord(bytes(pin_record(b"my-vmm", b"--vm-name", b"web")))
+    configured = VmmsConfigured(("my-vmm",), r"--vm-name (\S+)")
+    assert named(configured, record) == ("web", Basis.NAME_PATTERN)
+    assert named(record) == ("~host", Basis.NONE)

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from http.client import HTTPResponse
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -151,3 +152,26 @@ def test_a_folded_vm_is_found_by_its_name_and_as_other(host: Host, vm: str, foun
     }  # fmt: skip
     body = b"".join(host.app(environ, lambda _status, _headers: None))
     assert len(json.loads(body)["failures"]) == found
+
+
+NOVA = replace(VM, name="instance-0000002a", uuid="0b1c2d3e", alias="web 1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("instance-0000002a", [NOVA.name]), ("web 1", [NOVA.name]), ("0b1c2d3e", [NOVA.name]),
+        ("", [NOVA.name, VM.name]), ("web", []),
+    ],
+)  # fmt: skip
+def test_a_vm_is_found_by_name_alias_and_uuid(asked: str, found: list[str]) -> None:
+    ledger = Ledger()
+    for one in (VM, NOVA):
+        ledger.add_failure(failure(vm=one))
+    app = serve.App(latest=ledger.snapshot, facts=FACTS, ready=lambda: True, refused=lambda: 0)
+    environ = {
+        "PATH_INFO": "/api/v1/failures", "REQUEST_METHOD": "GET", "pinwatch.local": True,
+        "QUERY_STRING": f"vm={quote(asked)}",
+    }  # fmt: skip
+    body = b"".join(app(environ, lambda _status, _headers: None))
+    assert [one["vm"]["name"] for one in json.loads(body)["failures"]] == found

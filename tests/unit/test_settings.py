@@ -52,3 +52,25 @@ def test_limits_are_not_negative(name: str) -> None:
 def test_wrong_intervals(interval: float) -> None:
     with pytest.raises(UsageError):
         settings.make({"sample_interval": interval}, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"vmm_programs": "ok /usr/bin/my-vmm"}, "vmm_programs: '/usr/bin/my-vmm' is a path"),
+        ({"vm_name_pattern": "(x"}, r"vm_name_pattern: missing \), unterminated subpattern"),
+        ({"vm_name_pattern": "x"}, "vm_name_pattern has no group"),
+    ],
+)
+def test_wrong_words_about_vmms(values: dict[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as error:
+        settings.make({}, values)
+    assert "\n" not in error.value.message
+    assert error.value.hint
+
+
+def test_right_words_about_vmms() -> None:
+    text = "vmm_programs = 'my-vmm other'\nvm_name_pattern = '--vm-name (\\S+)'"
+    made = settings.make({}, settings.parse_config(text, "p.toml"))
+    assert made.vmm_programs.split() == ["my-vmm", "other"]
+    assert made.vm_name_pattern == r"--vm-name (\S+)"

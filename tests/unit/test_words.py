@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pinwatch.expose import as_json, words
 from pinwatch.model.event import MappingKind, Memlock, RefusedVma, Seen
 from pinwatch.model.failure import StuckPin
 from pinwatch.model.holder import Confidence, Holder, HolderMatch
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.reason import FailureReason
+from pinwatch.model.vm import Vm
 from tests.unit.make import VM, failure, folio, open_pin, pin, slow_pin
 
 
@@ -113,3 +116,16 @@ def test_a_stuck_pin() -> None:
     )
     spinning = StuckPin(vm=VM, pin=open_pin(loops=9999), age_s=5, livelock=True)
     assert "[isolation_livelock]" in words.stuck_words(spinning)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "shown"),
+    [
+        ("web", "", "VM web"),
+        ("instance-0000002a", "web-01", "VM instance-0000002a (web-01)"),
+        ("shop_web-01", "web-01", "VM shop_web-01"),
+        ("~host", "", "~host"),
+    ],
+)
+def test_a_vm_with_its_other_name(name: str, alias: str, shown: str) -> None:
+    assert words.who(Vm(name=name, alias=alias)) == shown
