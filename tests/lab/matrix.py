@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import guest, kernels
-from tests.lab.inside import built_sources
+from tests.lab.inside import built_sources, holders
 from tests.lab.inside.causes import CAUSES, WITHOUT_RECIPE
 from tests.lab.inside.holders import HOLDERS
 from tests.lab.inside.sources import SOURCES
@@ -216,6 +216,9 @@ def _lines(tables: Tables, releases: list[str]) -> Iterator[str]:
     yield "(`tests/unit/test_classify.py`).\n\n| reason | why not |\n|---|---|\n"
     for reason, why in sorted(WITHOUT_RECIPE.items()):
         yield f"| `{reason}` | {why} |\n"
+    yield "\n| holder | why it has no row of its own |\n|---|---|\n"
+    for holder, why in sorted(holders.WITHOUT_RECIPE.items()):
+        yield f"| `{holder}` | {why} |\n"
 
 
 def _line(key: tuple[str, str], tables: Tables) -> str:

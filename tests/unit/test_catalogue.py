@@ -11,7 +11,9 @@ import pytest
 
 from pinwatch.aggregate.series import usual_errno
 from pinwatch.classify import rules
+from pinwatch.model.holder import Holder
 from pinwatch.model.reason import FailureReason, Severity
+from tests.lab.inside import holders
 from tests.lab.inside.causes import CAUSES, WITHOUT_RECIPE
 from tests.unit.test_classify import FOLIOS, MERGED, OF_SUCCESS, PINS
 
@@ -65,6 +67,13 @@ def test_is_in_the_documents(reason: FailureReason) -> None:
 def test_was_seen_on_a_kernel_or_is_said_why_not(reason: FailureReason) -> None:
     assert (reason in INDUCED) != (reason in WITHOUT_RECIPE)
     assert reason in REPLAYED or reason in WITHOUT_RECIPE
+
+
+@pytest.mark.parametrize("holder", sorted(set(Holder) - {Holder.NONE, Holder.UNKNOWN}))
+def test_a_holder_was_met_or_is_said_why_not(holder: Holder) -> None:
+    met = {known.name for known in holders.HOLDERS.values()}
+    assert (holder in met) != (holder in holders.WITHOUT_RECIPE)
+    assert holder in first_cells("reasons.md")
 
 
 def test_documents_name_nothing_else() -> None:
