@@ -28,7 +28,7 @@ from tests.lab.inside.vfio import Container
 MIB = 1 << 20
 _SIZE = 4 * MIB
 _TIMES = 20
-TIMEOUT_S = 90
+TIMEOUT_S = 240
 _MADV_DONTNEED, _MADV_REMOVE, _MADV_DONTFORK, _MADV_MERGEABLE = 4, 9, 10, 12
 _MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_PAGEOUT, _MADV_POPULATE_WRITE = 14, 15, 21, 23
 _KSM = Path("/sys/kernel/mm/ksm")
@@ -223,7 +223,7 @@ def _private() -> Memory:
     return _at(address)
 
 
-def _fresh_beside(activity: Activity, *, times: int = 30) -> list[int]:
+def _fresh_beside(activity: Activity, *, times: int = 20) -> list[int]:
     """Pins of fresh memory each time, which fail where the activity is in the way."""
     container, ram, errors = Container(), memory.memfd(32 * MIB), []
     with activity(ram):
