@@ -111,10 +111,10 @@ def why(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-def pins(kind: str = "failures") -> list[dict[str, Any]]:
+def pins(kind: str = "failures", *, limit: int = 1000) -> list[dict[str, Any]]:
     """What `pinwatch why --json --last 1000` prints, without starting a Python for it; or the pins
-    that were `slow`, or are `stuck`."""
-    found: list[dict[str, Any]] = client.get(SOCKET, "/api/v1/failures", limit="1000")[kind]
+    that were `slow`, or all that are `stuck`. The newest first."""
+    found: list[dict[str, Any]] = client.get(SOCKET, "/api/v1/failures", limit=str(limit))[kind]
     return found
 
 

@@ -20,6 +20,8 @@ from tests.lab.inside import apart, causes, holders, host, sources, vfio
 from tests.lab.inside.cause import running_kernel
 
 Said = list[dict[str, Any]]
+KINDS = ("failures", "slow")
+MOST = 50  # pins of a row
 RECORDING = "/tmp/recording.jsonl"
 
 
@@ -31,7 +33,7 @@ def watching_stuck() -> Iterator[Said]:
 
     def watch() -> None:
         while not stop.wait(0.5):
-            seen.extend(host.pins("stuck"))
+            seen.extend(host.pins("stuck", limit=0))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -45,12 +47,15 @@ def watching_stuck() -> Iterator[Said]:
 def observe(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The result of a row, with the pins that failed, were slow or stuck meanwhile, and how the
     metrics changed."""
-    before, metrics = {kind: len(host.pins(kind)) for kind in ("failures", "slow")}, host.metrics()
+    newest = [pin["number"] for kind in KINDS for pin in host.pins(kind, limit=1)]
+    before, metrics = max(newest, default=0), host.metrics()
     with watching_stuck() as stuck:
         result = run()
     after_metrics = host.settled_metrics()
-    after = {kind: host.pins(kind) for kind in ("failures", "slow")}
-    new = {kind: pins[: len(pins) - before[kind]] for kind, pins in after.items()}
+    new = {
+        kind: [pin for pin in host.pins(kind, limit=MOST) if pin["number"] > before]
+        for kind in KINDS
+    }
     change = host.difference(after_metrics, metrics)
     return {"result": result, **new, "stuck": stuck[-3:], "metrics": change}
 
