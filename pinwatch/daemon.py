@@ -188,18 +188,19 @@ class Daemon:
             self._io_in_flight = devices
             self._feed(IoInFlight(devices))
         for data in records:
-            self._namer.ask(decode.stack_of(data))
             self._find_more(data)
             found = self._feed(RawRecord(data))
             if isinstance(found, ModuleLoaded):
                 changed |= self._probes.attach_module(found.name)
             elif isinstance(found, Failure):
                 changed = True
+                self._namer.ask(found.pin.stack)
                 self._journal.say(
                     f"{words.headline(found)}: {found.reason}, holder {found.holder.holder}"
                 )
             elif isinstance(found, SlowPin):
                 changed = True
+                self._namer.ask(found.pin.stack)
                 self._journal.say(words.explain_slow(found).headline + f": {found.cause}")
         return changed
 
@@ -210,8 +211,11 @@ class Daemon:
         return bool(names)
 
     def _find_more(self, data: bytes) -> None:
-        """Before the record, for the same reason as its stack: once for each process."""
-        introduced = decode.introduction(data)
+        """Before the record, so that this is named by all that names it: once for each process."""
+        try:
+            introduced = decode.introduction(data)
+        except decode.DecodeError:  # the pipeline counts it
+            return
         if introduced is not None and not self._pipeline.knows(introduced[0]):
             self._find(*introduced)
 
@@ -236,9 +240,9 @@ class Daemon:
     def _sample(self) -> None:
         """Read all counters; the kernel's own right after ours, so that they compare."""
         sample = self._probes.sample()
+        now = procfs.vmstat(self._roots.proc)
         for pin in sample.open_pins:
             self._name_open(pin.task)
-        now = procfs.vmstat(self._roots.proc)
         since = {
             name: now[name] - self._vmstat_at_attach[name]
             for name in sample.witnesses

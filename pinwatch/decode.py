@@ -129,15 +129,6 @@ def introduction(data: bytes) -> tuple[TaskKey, tuple[str, ...]] | None:
     return _task(head).key, _cmdline(_parse(kind, data).cmdline)
 
 
-def stack_of(data: bytes) -> tuple[int, ...]:
-    """The kernel addresses that a raw record carries, innermost first, so that they can be named
-    before the record is decoded; none when it carries none."""
-    head = _parse(layout.Head, data[: ct.sizeof(layout.Head)])
-    if head.kind not in (layout.Record.PIN_FAILED, layout.Record.PIN_SLOW):
-        return ()
-    return _stack(_parse(layout.PinRecord, data))
-
-
 def _stack(record: layout.PinRecord) -> tuple[int, ...]:
     return tuple(address for address in record.stack if address)
 

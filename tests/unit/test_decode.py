@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinwatch.abi import layout
-from pinwatch.decode import DecodeError, decode, introduction, open_pin, stack_of
+from pinwatch.decode import DecodeError, decode, introduction, open_pin
 from pinwatch.model.event import MappingKind, ModuleLoaded, PinEnded, Seen, TaskSeen
 from pinwatch.model.holder import Holder
 from pinwatch.model.pin import PinSource, Wait
@@ -131,12 +131,16 @@ def test_a_slow_pin_did_not_fail() -> None:
     assert event.waits_ns[Wait.WRITEBACK] == 7
 
 
-def test_stacks_are_known_before_the_record_is_decoded() -> None:
+def test_the_stack_of_a_pin() -> None:
     record = pin_record()
     record.stack[0], record.stack[1] = 0xFFFF1, 0xFFFF2
-    assert stack_of(bytes(record)) == decoded(record).stack == (0xFFFF1, 0xFFFF2)
-    task = layout.TaskRecord(head=head(layout.Record.TASK), cmdline=cmdline(b"kvm"))
-    assert stack_of(bytes(task)) == ()
+    assert decoded(record).stack == (0xFFFF1, 0xFFFF2)
+
+
+@pytest.mark.parametrize("length", [0, 3, 60, 500])
+def test_a_cut_record_introduces_nobody(length: int) -> None:
+    with pytest.raises(DecodeError):
+        introduction(bytes(pin_record())[:length])
 
 
 def test_an_open_pin() -> None:
