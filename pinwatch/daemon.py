@@ -9,9 +9,10 @@ import select
 import signal
 import sys
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from pinwatch import attribute, decode, recording, serve
 from pinwatch.aggregate.census import Limits
@@ -38,8 +39,11 @@ from pinwatch.recording import (
 )
 from pinwatch.settings import Settings
 
+Pin = TypeVar("Pin")
+
 HOUSEKEEPING_S = 10.0
 AT_ONCE_S = 0.2  # what changed is published so soon, but not for each record of a storm
+BUSY_S = 0.1
 LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
 
 
@@ -169,8 +173,10 @@ class Daemon:
         while not self._stop:
             now = clock.monotonic_s()
             poller.poll(max(0.0, min(next_sample, next_housekeeping) - now) * 1000)
+            began = clock.thread_cpu_s()
             if self._drain():
                 next_sample = min(next_sample, now + AT_ONCE_S)
+            _rest(clock.thread_cpu_s() - began)
             notify("WATCHDOG=1")
             now = clock.monotonic_s()
             if now >= next_housekeeping:
@@ -195,13 +201,11 @@ class Daemon:
             elif isinstance(found, Failure):
                 changed = True
                 self._namer.ask(found.pin.stack)
-                self._journal.say(
-                    f"{words.headline(found)}: {found.reason}, holder {found.holder.holder}"
-                )
+                self._journal.say(_failed_words, found)
             elif isinstance(found, SlowPin):
                 changed = True
                 self._namer.ask(found.pin.stack)
-                self._journal.say(words.explain_slow(found).headline + f": {found.cause}")
+                self._journal.say(_slow_words, found)
         return changed
 
     def _name_callers(self) -> bool:
@@ -262,7 +266,7 @@ class Daemon:
         """Say once of each pin that it is stuck, while it is."""
         now = {(s.pin.task, s.pin.start_ns, s.livelock): s for s in self._snapshot.stuck}
         for key in now.keys() - self._stuck:
-            self._journal.say(words.stuck_words(now[key]))
+            self._journal.say(words.stuck_words, now[key])
         self._stuck = frozenset(now)
 
     def _housekeeping(self) -> None:
@@ -297,7 +301,7 @@ class Journal:
         self._said = 0
         self._unsaid = 0
 
-    def say(self, text: str) -> None:
+    def say(self, words_of: Callable[[Pin], str], pin: Pin) -> None:
         second = int(clock.monotonic_s())
         if second != self._second:
             if self._unsaid:
@@ -305,7 +309,7 @@ class Journal:
             self._second, self._said, self._unsaid = second, 0, 0
         if self._said < LINES_A_SECOND:
             self._said += 1
-            _log(text)
+            _log(words_of(pin))
         else:
             self._unsaid += 1
 
@@ -314,6 +318,20 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         max_vms=int(settings.max_vms), retention_ns=int(settings.vm_retention * 1_000_000_000)
     )
+
+
+def _failed_words(failure: Failure) -> str:
+    return f"{words.headline(failure)}: {failure.reason}, holder {failure.holder.holder}"
+
+
+def _slow_words(slow: SlowPin) -> str:
+    return f"{words.explain_slow(slow).headline}: {slow.cause}"
+
+
+def _rest(spent_s: float) -> None:
+    """A storm of failures gets half of one CPU: what the ring cannot hold meanwhile it counts."""
+    if spent_s > BUSY_S:
+        clock.sleep(spent_s)
 
 
 def _log(text: str) -> None:

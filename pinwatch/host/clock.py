@@ -13,3 +13,13 @@ def wall_offset_ns() -> int:
 def monotonic_s() -> float:
     """Seconds on CLOCK_MONOTONIC."""
     return time.monotonic()
+
+
+def thread_cpu_s() -> float:
+    """Seconds of CPU time that this thread has had."""
+    return time.thread_time()
+
+
+def sleep(seconds: float) -> None:
+    """Let others have the CPU."""
+    time.sleep(seconds)

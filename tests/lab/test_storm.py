@@ -12,7 +12,7 @@ pytestmark = pytest.mark.full
 Lab = Callable[[str, str], LabRun]
 
 KERNEL = "6.12"
-DAEMON_SHARE = 0.5  # of one CPU, while everything fails as fast as it can
+DAEMON_SHARE = 0.6  # of one CPU, while everything fails as fast as it can: half for the records
 
 
 def losses(metrics: dict[str, float]) -> float:
@@ -24,9 +24,9 @@ def test_ten_thousand_failing_maps(lab: Lab) -> None:
     assert seen["failed"] == seen["maps"] == 10_000
     counted = Observed({}, seen["metrics"], {}, {}, []).total("pinwatch_vfio_map_failures_total")
     assert counted + losses(seen["metrics"]) == seen["failed"]
-    assert losses(seen["metrics"]) == 0
-    assert seen["vmstat"]["pgmigrate_fail"] == seen["failed"]
-    assert seen["daemon_cpu_s"] < DAEMON_SHARE * seen["seconds"]
+    pins = 'pinwatch_longterm_pins_total{source="vfio_type1",vm="~host"}'
+    assert seen["metrics"][pins] == seen["vmstat"]["pgmigrate_fail"] == seen["failed"]
+    assert seen["daemon_cpu_share"] < DAEMON_SHARE
     assert seen["memory"]["rss_kib"] < 60 * 1024
 
 
@@ -36,4 +36,4 @@ def test_a_million_pages_that_compaction_cannot_move(lab: Lab) -> None:
     series = 'pinwatch_host_migrations_total{migrate_reason="compaction",result="failed"}'
     assert seen["metrics"][series] == seen["vmstat"]["pgmigrate_fail"]
     assert losses(seen["metrics"]) == 0
-    assert seen["daemon_cpu_s"] < 0.1 * seen["seconds"]
+    assert seen["daemon_cpu_share"] < seen["idle_cpu_share"] + 0.1
