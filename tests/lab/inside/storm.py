@@ -27,8 +27,8 @@ MAPS, THREADS = 10_000, 8
 
 
 def compaction() -> dict[str, Any]:
-    """Compact until a million pages were not moved. They must lie where compaction takes pages from,
-    which is below where it puts them: so most of the zone is filled."""
+    """Compact until a million pages were not moved. They must lie where compaction takes pages
+    from, which is below where it puts them: so most of the zone is filled."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 16, 1 << 16))  # two for each mebibyte
     ram = memory.memfd(768 * MIB)
     memory.hold_all_in_pipes(ram)
