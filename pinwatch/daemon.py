@@ -176,7 +176,6 @@ class Daemon:
             began = clock.thread_cpu_s()
             if self._drain():
                 next_sample = min(next_sample, now + AT_ONCE_S)
-            _rest(clock.thread_cpu_s() - began)
             notify("WATCHDOG=1")
             now = clock.monotonic_s()
             if now >= next_housekeeping:
@@ -185,6 +184,7 @@ class Daemon:
             if now >= next_sample:
                 self._sample()
                 next_sample = now + self._settings.sample_interval
+            _rest(clock.thread_cpu_s() - began)
 
     def _drain(self) -> bool:
         """Take what the ring buffer holds; True when a view should know at once."""
@@ -242,9 +242,11 @@ class Daemon:
         return self._pipeline.feed(item)
 
     def _sample(self) -> None:
-        """Read all counters; the kernel's own right after ours, so that they compare."""
+        """Read all counters; the kernel's own right after ours, so that they compare. Then the
+        records: a process that is counted was announced before."""
         sample = self._probes.sample()
         now = procfs.vmstat(self._roots.proc)
+        self._drain()
         for pin in sample.open_pins:
             self._name_open(pin.task)
         since = {

@@ -181,4 +181,4 @@ class Pipeline:
         self._ledger.set_hooks(hooks)
 
     def snapshot(self) -> Snapshot:
-        return self._ledger.snapshot()
+        return self._ledger.snapshot(self._wall_offset_ns)

@@ -148,11 +148,12 @@ class Ledger:
     def set_hooks(self, hooks: tuple[HookState, ...]) -> None:
         self._hooks = hooks
 
-    def snapshot(self) -> Snapshot:
-        """All of it, frozen."""
+    def snapshot(self, wall_offset_ns: int = 0) -> Snapshot:
+        """All of it, frozen. The offset is what CLOCK_MONOTONIC is behind the wall clock."""
         shown = self._census.shown
         folded: Counters = {"pinwatch_vms_folded_total": {(): self._census.folded}}
         return Snapshot(
+            time_s=(self._now_ns + wall_offset_ns) / 1e9,
             vms=tuple(resident.vm for resident in shown),
             host_counters={**self._host_counters, **folded},
             vm_counters={resident.vm.name: resident.series.frozen() for resident in shown},

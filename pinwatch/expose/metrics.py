@@ -131,6 +131,11 @@ RECONCILIATION = MetricSpec(
     ("counter",),
     "Our sum minus the kernel's own /proc/vmstat counter since the daemon started; 0 is right.",
 )
+SAMPLED = MetricSpec(
+    "pinwatch_sample_timestamp_seconds",
+    (),
+    "When the kernel's counters were read that all other metrics are made of.",
+)
 REFUSED = MetricSpec(
     "pinwatch_http_requests_refused_total",
     (),
@@ -141,7 +146,18 @@ BUILD = MetricSpec(
 )
 
 COUNTERS = (*VM_COUNTERS, *HOST_COUNTERS)
-CATALOGUE = (*COUNTERS, STUCK, DURATION, VM_INFO, HOOK, LOSSES, RECONCILIATION, REFUSED, BUILD)
+CATALOGUE = (
+    *COUNTERS,
+    STUCK,
+    DURATION,
+    VM_INFO,
+    HOOK,
+    LOSSES,
+    RECONCILIATION,
+    SAMPLED,
+    REFUSED,
+    BUILD,
+)
 
 FIRST_SLOT = 10  # 1 µs: nothing shorter is worth a bucket
 
@@ -163,6 +179,7 @@ def host_families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
     for counter, pages in snapshot.reconciliation.items():
         difference.add_metric((counter,), pages)
     yield difference
+    yield GaugeMetricFamily(SAMPLED.name, SAMPLED.help, value=snapshot.time_s)
     yield InfoMetricFamily(
         BUILD.name, BUILD.help, value={"version": __version__, "kernel": facts.release}
     )

@@ -37,7 +37,7 @@ from pinwatch.model.sample import (
 )
 from pinwatch.recording import facts_from_json
 
-LOAD_TIMEOUT_S = 300  # a guest under emulation needs 30 to 60 s
+LOAD_TIMEOUT_S = 600  # a guest under emulation needs 30 to 140 s
 
 _S = TypeVar("_S", bound=ct.Structure)
 
@@ -176,16 +176,17 @@ class Probes:
 
     def sample(self) -> KernelSample:
         """All counters as they stand now."""
+        time_ns = time.monotonic_ns()
         migrations = self._migrations()
         witnesses = self._counters("witnesses", layout.VMSTAT_NAMES)
         witnesses["pgmigrate_success"] = sum(m.succeeded for m in migrations)
         witnesses["pgmigrate_fail"] = sum(m.failed for m in migrations)
         return KernelSample(
-            time_ns=time.monotonic_ns(),
+            time_ns=time_ns,
             totals=self._totals(),
             durations=self._durations(),
             witnesses=witnesses,
-            losses=self._counters("losses", layout.LOSS_NAMES),
+            losses={**self._counters("losses", layout.LOSS_NAMES), "missed": self._missed()},
             migrations=migrations,
             split_errors=self._counters("split_errors", layout.SPLIT_ERROR_NAMES),
             cma_failures=self._cma_failures(),
@@ -197,6 +198,11 @@ class Probes:
         for source in layout.SOURCE_NAMES:
             raw = layout.TotalKey(task_start_ns=key.start_ns, tgid=key.tgid, source=source)
             syscalls.delete_key(self._maps["totals"], bytes(raw))
+
+    def _missed(self) -> int:
+        """How often the kernel did not run a program, because it was running on that CPU."""
+        programs = (program for live in self._hooks for program in live.programs)
+        return sum(map(syscalls.program_misses, programs))
 
     def _totals(self) -> tuple[TaskTotals, ...]:
         pairs = syscalls.read_hash(self._maps["totals"], layout.TotalKey, layout.Total)

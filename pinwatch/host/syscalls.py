@@ -20,6 +20,7 @@ _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_FLAG_FD_CLOEXEC = 8
+_RECURSION_MISSES, _PROG_INFO_SIZE = 208, 216  # struct bpf_prog_info up to that field
 
 _SampleFn = ct.CFUNCTYPE(ct.c_int, ct.c_void_p, ct.c_void_p, ct.c_size_t)
 
@@ -134,6 +135,15 @@ def write_slot(map_fd: int, index: int, value: bytes) -> None:
 def delete_key(map_fd: int, key: bytes) -> None:
     """Remove a key; one that is gone already is fine."""
     _libbpf().bpf_map_delete_elem(map_fd, key)
+
+
+def program_misses(program: int) -> int:
+    """recursion_misses of struct bpf_prog_info (v5.12, 9ed9e9ba2337). Those of kprobes count since
+    v6.7 (dd8657894c11)."""
+    info = ct.create_string_buffer(_PROG_INFO_SIZE)
+    size = ct.c_uint32(_PROG_INFO_SIZE)
+    _checked(_libbpf().bpf_obj_get_info_by_fd(program, info, ct.byref(size)))
+    return int.from_bytes(info.raw[_RECURSION_MISSES:_PROG_INFO_SIZE], "little")
 
 
 class RingBuffer:

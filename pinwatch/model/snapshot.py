@@ -18,6 +18,7 @@ Counters = Mapping[str, Mapping[Labels, float]]  # metric name -> label values -
 class Snapshot:
     """Counters by label values, in the order that expose/metrics.py declares."""
 
+    time_s: float  # wall clock, of the newest sample
     vms: tuple[Vm, ...]  # those with series of their own, and what stands for others (~host)
     host_counters: Counters
     vm_counters: Mapping[str, Counters]  # vm label -> its counters; their labels lack the vm

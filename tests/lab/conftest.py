@@ -1,11 +1,13 @@
-"""One guest for each kernel and layout, booted when the first test asks; its results for all."""
+"""One guest for each kernel and layout; its results for all tests that ask for them."""
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Outcome, Status
 
 TIMEOUT_S = 1800
+Key = tuple[str, str]  # kernel, layout
 _OWN_JOBS = {"faults", "built", "matrix", "storm"}  # modules of tests/lab/inside
 
 
@@ -44,6 +47,7 @@ class Observed:
 class LabRun:
     """A guest that has run all scenarios of its layout."""
 
+    series: str  # of its kernel
     outcome: Outcome
 
     def event(self, name: str) -> dict[str, Any]:
@@ -72,24 +76,63 @@ class LabRun:
         return self.outcome.directory / "share" / "recording.jsonl"
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], LabRun]:
-    """lab(series, layout) boots a guest, once."""
+def in_guest(layout: str, *names: str) -> pytest.MarkDecorator:
+    """The test takes a `run`: of that layout, on each of these kernels."""
+    cases = [(name, layout) for name in names]
+    return pytest.mark.parametrize("run", cases, ids=names, indirect=True)
 
-    @functools.cache
-    def run(series: str, layout: str) -> LabRun:
+
+class Guests:
+    """Boots what the tests will ask for, in that order, two at a time: a guest that boots or
+    compiles leaves a CPU idle. Daemon threads, so that an interrupted session ends at once."""
+
+    def __init__(self, wanted: Iterable[Key], results: Path) -> None:
+        self._results = results
+        self._found: dict[Key, Future[LabRun]] = {key: Future() for key in wanted}
+        self._waiting = deque(self._found)
+        for _ in range(guest.SEATS):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def result(self, key: Key) -> LabRun:
+        return self._found[key].result()
+
+    def _work(self) -> None:
+        while self._waiting:
+            key = self._waiting.popleft()
+            try:
+                self._found[key].set_result(self._boot(*key))
+            except BaseException as error:
+                self._found[key].set_exception(error)
+
+    def _boot(self, name: str, layout: str) -> LabRun:
         job = (layout,) if layout in _OWN_JOBS else ("scenarios", layout)
-        command = [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]]
-        outcome = guest.boot(
-            kernels.fetch(kernels.series(series)),
-            LAYOUTS[layout],
-            command,
-            results=tmp_path_factory.mktemp("lab"),
-            timeout_s=TIMEOUT_S,
+        return LabRun(
+            name,
+            guest.boot(
+                kernels.fetch(kernels.series(name)),
+                LAYOUTS[layout],
+                [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]],
+                results=self._results,
+                timeout_s=TIMEOUT_S,
+            ),
         )
-        return LabRun(outcome)
 
-    return run
+
+def _wanted(item: pytest.Item) -> Key | None:
+    case = getattr(item, "callspec", None)
+    return case.params.get("run") if case else None
+
+
+@pytest.fixture(scope="session")
+def guests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Guests:
+    keys = dict.fromkeys(map(_wanted, request.session.items))
+    return Guests((key for key in keys if key), tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, guests: Guests) -> LabRun:
+    """The guest of that kernel and layout, run once for all tests."""
+    return guests.result(request.param)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,25 +6,22 @@ They run inside the guest (tests/lab/inside/built_sources.py); here they are jud
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.lab import matrix
-from tests.lab.conftest import LabRun, as_json
+from tests.lab.conftest import LabRun, as_json, in_guest
 from tests.lab.inside.built_sources import SIZE, SOURCES
 from tests.lab.inside.memory import PAGE
 from tests.lab.outcome import Status
 
-KERNEL = matrix.BUILT
 ENOMEM, EFAULT = 12, 14
 PAGES = SIZE // PAGE
 # A write to vhost's file ends in EFAULT for any reason (drivers/vhost/vhost.c).
 ERRNO = {"iommufd_map": ENOMEM, "iommufd_attach": ENOMEM, "vhost_vdpa": EFAULT}
-Lab = Callable[[str, str], LabRun]
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, in_guest("built", matrix.BUILT)]
 every_source = pytest.mark.parametrize("source", SOURCES)
 
 
@@ -40,15 +37,14 @@ def pins_kept(result: dict[str, Any]) -> int:
     return counted["nr_foll_pin_acquired"] - counted["nr_foll_pin_released"]
 
 
-def test_guest_ran_to_its_end(lab: Lab) -> None:
-    run = lab(KERNEL, "built")
+def test_guest_ran_to_its_end(run: LabRun) -> None:
     assert run.outcome.status is Status.FINISHED, str(run.outcome)
     assert run.event("stopped")["code"] == 0
 
 
 @every_source
-def test_all_pages_leave_movable_and_are_pinned(lab: Lab, source: str) -> None:
-    result = lab(KERNEL, "built").result(f"{source} ok")
+def test_all_pages_leave_movable_and_are_pinned(run: LabRun, source: str) -> None:
+    result = run.result(f"{source} ok")
     assert result["errno"] == 0, as_json(result)
     assert result["in_movable"] == {"before": PAGES, "after": 0}, as_json(result)
     assert result["vmstat"]["pgmigrate_success"] == PAGES, as_json(result)
@@ -57,8 +53,8 @@ def test_all_pages_leave_movable_and_are_pinned(lab: Lab, source: str) -> None:
 
 
 @every_source
-def test_one_held_page_is_enough_to_fail(lab: Lab, source: str) -> None:
-    result = lab(KERNEL, "built").result(f"{source} fails")
+def test_one_held_page_is_enough_to_fail(run: LabRun, source: str) -> None:
+    result = run.result(f"{source} fails")
     assert result["errno"] == ERRNO[source], as_json(result)
     left, migrated = moved(result)
     assert left == migrated < PAGES, as_json(result)
@@ -73,6 +69,6 @@ def test_one_held_page_is_enough_to_fail(lab: Lab, source: str) -> None:
 
 @every_source
 @pytest.mark.parametrize("way", ["ok", "fails"])
-def test_pinwatch_names_it(lab: Lab, source: str, way: str) -> None:
-    row = matrix.rows(lab(KERNEL, "built").outcome.events)["source", f"{source}-{way}"]
+def test_pinwatch_names_it(run: LabRun, source: str, way: str) -> None:
+    row = matrix.rows(run.outcome.events)["source", f"{source}-{way}"]
     assert matrix.verdict(row).right, as_json(row)[:6000]

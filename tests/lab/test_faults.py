@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.lab.conftest import LabRun, as_json
+from tests.lab.conftest import LabRun, as_json, in_guest
 
-KERNEL = "6.12"  # what is tested here does not differ between kernels
-Lab = Callable[[str, str], LabRun]
-
-
-@pytest.fixture(scope="module")
-def fault(lab: Lab) -> Callable[[str], dict[str, Any]]:
-    run = lab(KERNEL, "faults")
-    return run.result
+# What is tested here does not differ between kernels.
+pytestmark = in_guest("faults", "6.12")
 
 
 def check_two_lines(result: dict[str, Any], what: str, remedy: str) -> None:
@@ -37,14 +30,12 @@ def check_two_lines(result: dict[str, Any], what: str, remedy: str) -> None:
         ("no_permission", "missing capabilities: CAP_BPF", "run as root"),
     ],
 )
-def test_cannot_run(
-    fault: Callable[[str], dict[str, Any]], name: str, what: str, remedy: str
-) -> None:
-    check_two_lines(fault(name), what, remedy)
+def test_cannot_run(run: LabRun, name: str, what: str, remedy: str) -> None:
+    check_two_lines(run.result(name), what, remedy)
 
 
-def test_ready_means_attached_and_answering(fault: Callable[[str], dict[str, Any]]) -> None:
-    result = fault("ready_is_true")
+def test_ready_means_attached_and_answering(run: LabRun) -> None:
+    result = run.result("ready_is_true")
     assert result["message"].startswith("READY=1\n")
     assert result["watchdog"] == "WATCHDOG=1"
     hooks = result["hooks"]
@@ -58,12 +49,12 @@ def test_ready_means_attached_and_answering(fault: Callable[[str], dict[str, Any
     assert result["code"] == 0
 
 
-def test_a_second_daemon_says_so(fault: Callable[[str], dict[str, Any]]) -> None:
-    check_two_lines(fault("ready_is_true")["second"], "Address already in use", "--listen")
+def test_a_second_daemon_says_so(run: LabRun) -> None:
+    check_two_lines(run.result("ready_is_true")["second"], "Address already in use", "--listen")
 
 
-def test_doctor_names_the_one_thing_missing(fault: Callable[[str], dict[str, Any]]) -> None:
-    doctor = fault("ready_is_true")["doctor"]
+def test_doctor_names_the_one_thing_missing(run: LabRun) -> None:
+    doctor = run.result("ready_is_true")["doctor"]
     assert doctor["code"] == 0, as_json(doctor)
     not_ok = [check for check in doctor["checks"] if check["verdict"] != "ok"]
     assert [check["name"] for check in not_ok] == ["hook cma_finish"], as_json(not_ok)
@@ -72,8 +63,8 @@ def test_doctor_names_the_one_thing_missing(fault: Callable[[str], dict[str, Any
     assert "module vfio_iommu_type1 is not loaded" in details["hook vfio_map"]
 
 
-def test_kill_and_restart_in_the_middle_of_maps(fault: Callable[[str], dict[str, Any]]) -> None:
-    result = fault("killed_in_the_middle")
+def test_kill_and_restart_in_the_middle_of_maps(run: LabRun) -> None:
+    result = run.result("killed_in_the_middle")
     assert result["failed"] == 0, "the workload noticed"
     assert result["before"] >= 3
     assert 3 <= result["after"] < result["maps"] - result["before"], (

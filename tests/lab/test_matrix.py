@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pytest
 
 from tests.lab import matrix
-from tests.lab.conftest import LabRun, as_json
+from tests.lab.conftest import LabRun, as_json, in_guest
 from tests.lab.inside.causes import CAUSES
 from tests.lab.inside.holders import HOLDERS
 from tests.lab.inside.sources import SOURCES
 from tests.lab.outcome import Status
-
-Lab = Callable[[str, str], LabRun]
 
 IN_EVERY_RUN = "6.12"  # the others take `--full`: half an hour more
 
@@ -27,7 +25,7 @@ def _cases() -> list[object]:
     }
     return [
         pytest.param(
-            kernel, kind, name,
+            (kernel, "matrix"), kind, name,
             id=f"{kernel}-{kind}-{name}",
             marks=() if kernel == IN_EVERY_RUN else pytest.mark.full,
         )
@@ -38,16 +36,16 @@ def _cases() -> list[object]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kernel", "kind", "name"), _cases())
-def test_row(lab: Lab, kernel: str, kind: str, name: str) -> None:
-    found = matrix.rows(lab(kernel, "matrix").outcome.events)
-    assert (kind, name) in found, f"the guest never ran it: {lab(kernel, 'matrix').outcome}"
+@pytest.mark.parametrize(("run", "kind", "name"), _cases(), indirect=["run"])
+def test_row(run: LabRun, kind: str, name: str) -> None:
+    found = matrix.rows(run.outcome.events)
+    assert (kind, name) in found, f"the guest never ran it: {run.outcome}"
     judged = matrix.verdict(found[kind, name])
     assert judged.right, f"{judged}\n{as_json(found[kind, name])[:6000]}"
 
 
-def test_nothing_was_lost(lab: Lab) -> None:
-    run = lab(IN_EVERY_RUN, "matrix")
+@in_guest("matrix", IN_EVERY_RUN)
+def test_nothing_was_lost(run: LabRun) -> None:
     assert run.outcome.status is Status.FINISHED, str(run.outcome)
     stopped = run.event("stopped")
     assert stopped["code"] == 0

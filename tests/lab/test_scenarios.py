@@ -5,18 +5,18 @@ The scenarios run inside the guest (tests/lab/inside/scenarios.py); here they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.lab.conftest import LabRun, Observed, as_json
+from tests.lab.conftest import LabRun, Observed, as_json, in_guest
 from tests.lab.outcome import Status
 
 KERNELS = ("6.1", "6.12", "7.2")
-Lab = Callable[[str, str], LabRun]
 
-every_kernel = pytest.mark.parametrize("kernel", KERNELS)
+plain = in_guest("plain", *KERNELS)
+fragmented = in_guest("fragmented", *KERNELS)
+cma = in_guest("cma", "7.2")
 
 ENOMEM = 12
 HOST = "~host"
@@ -39,24 +39,27 @@ def only_failure(seen: Observed) -> dict[str, Any]:
     return seen.failures[0]
 
 
-@every_kernel
-@pytest.mark.parametrize("layout", ["plain", "fragmented"])
-def test_guest_ran_to_its_end(lab: Lab, kernel: str, layout: str) -> None:
-    run = lab(kernel, layout)
+@pytest.mark.parametrize(
+    "run",
+    [(kernel, layout) for kernel in KERNELS for layout in ("plain", "fragmented")],
+    ids="-".join,
+    indirect=True,
+)
+def test_guest_ran_to_its_end(run: LabRun) -> None:
     assert run.outcome.status is Status.FINISHED, str(run.outcome)
     assert run.event("stopped")["code"] == 0
     assert run.recording.stat().st_size > 0
 
 
-@every_kernel
-def test_nothing_of_the_compiler_stays_in_memory(lab: Lab, kernel: str) -> None:
-    memory = lab(kernel, "plain").event("stopped")["memory"]
+@plain
+def test_nothing_of_the_compiler_stays_in_memory(run: LabRun) -> None:
+    memory = run.event("stopped")["memory"]
     assert memory["rss_kib"] < 40 * 1024, memory
 
 
-@every_kernel
-def test_module_loaded_after_the_daemon_is_seen(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "plain").scenario("module_later")
+@plain
+def test_module_loaded_after_the_daemon_is_seen(run: LabRun) -> None:
+    seen = run.scenario("module_later")
     assert set(seen.workload["hooks_before"].values()) == {0.0}
     assert seen.metric("pinwatch_longterm_pins_total", vm=HOST, source="vfio_type1") == 1
     assert (
@@ -70,9 +73,9 @@ def test_module_loaded_after_the_daemon_is_seen(lab: Lab, kernel: str) -> None:
     )
 
 
-@every_kernel
-def test_plain_success_is_counted_exactly(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "plain").scenario("plain_success")
+@plain
+def test_plain_success_is_counted_exactly(run: LabRun) -> None:
+    seen = run.scenario("plain_success")
     pages = seen.workload["pages"] * 3
     assert seen.workload["errors"] == [0, 0, 0]
     assert seen.metric("pinwatch_longterm_pins_total", vm=HOST, source="vfio_type1") == 3
@@ -88,9 +91,9 @@ def test_plain_success_is_counted_exactly(lab: Lab, kernel: str) -> None:
     check_reconciled(seen)
 
 
-@every_kernel
-def test_held_page_is_an_extra_plain_reference(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "plain").scenario("held_page")
+@plain
+def test_held_page_is_an_extra_plain_reference(run: LabRun) -> None:
+    seen = run.scenario("held_page")
     assert seen.workload["errors"] == [ENOMEM]
     assert seen.metric(FAILURES, vm=HOST, errno="ENOMEM", reason="extra_ref_plain") == 1
     folio = only_failure(seen)["primary"]
@@ -103,9 +106,9 @@ def test_held_page_is_an_extra_plain_reference(lab: Lab, kernel: str) -> None:
     check_reconciled(seen)
 
 
-@every_kernel
-def test_real_qemu_fails_and_is_explained_after_its_death(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "plain").scenario("real_qemu")
+@plain
+def test_real_qemu_fails_and_is_explained_after_its_death(run: LabRun) -> None:
+    seen = run.scenario("real_qemu")
     work = seen.workload
     assert work["exit_code"] == 1, work["stderr"]
     assert "Cannot allocate memory" in work["stderr"]
@@ -128,16 +131,16 @@ def test_real_qemu_fails_and_is_explained_after_its_death(lab: Lab, kernel: str)
     check_reconciled(seen, zero_pages=64)
 
 
-@every_kernel
-def test_drop_caches_is_named_with_who_wrote_it(lab: Lab, kernel: str) -> None:
+@plain
+def test_drop_caches_is_named_with_who_wrote_it(run: LabRun) -> None:
     """6.1 fails about a third of the maps, newer kernels none; each failure must be explained."""
-    seen = lab(kernel, "plain").scenario("drop_caches")
+    seen = run.scenario("drop_caches")
     failed = sum(error != 0 for error in seen.workload["errors"])
     assert len(seen.workload["errors"]) == 30
     assert seen.workload["writes"] > 8
     assert seen.metric("pinwatch_longterm_pins_total", vm=HOST, source="vfio_type1") == 30
     assert seen.total(FAILURES) == failed == len(seen.failures)
-    if kernel == "6.1":
+    if run.series == "6.1":
         assert failed > 0
     for failure in seen.failures:
         # what it finds mapped it deactivates, by way of a batch
@@ -151,9 +154,9 @@ def test_drop_caches_is_named_with_who_wrote_it(lab: Lab, kernel: str) -> None:
     check_reconciled(seen)
 
 
-@every_kernel
-def test_memlock_limit_is_not_a_migration_failure(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "plain").scenario("memlock")
+@plain
+def test_memlock_limit_is_not_a_migration_failure(run: LabRun) -> None:
+    seen = run.scenario("memlock")
     assert seen.workload["errors"] == [ENOMEM]
     assert seen.metric(FAILURES, vm=HOST, errno="ENOMEM", reason="rlimit_memlock") == 1
     assert seen.total("pinwatch_pin_migration_failed_folios_total") == 0
@@ -161,9 +164,9 @@ def test_memlock_limit_is_not_a_migration_failure(lab: Lab, kernel: str) -> None
     check_reconciled(seen)
 
 
-@every_kernel
-def test_no_destination_names_the_order(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "plain").scenario("no_destination")
+@plain
+def test_no_destination_names_the_order(run: LabRun) -> None:
+    seen = run.scenario("no_destination")
     assert seen.workload["errors"] == [ENOMEM]
     assert seen.metric(FAILURES, vm=HOST, errno="ENOMEM", reason="dst_alloc_failed") == 1
     failure = only_failure(seen)
@@ -178,9 +181,9 @@ def test_no_destination_names_the_order(lab: Lab, kernel: str) -> None:
     check_reconciled(seen)
 
 
-@every_kernel
-def test_founding_report_is_a_refused_split(lab: Lab, kernel: str) -> None:
-    seen = lab(kernel, "fragmented").scenario("founding_report")
+@fragmented
+def test_founding_report_is_a_refused_split(run: LabRun) -> None:
+    seen = run.scenario("founding_report")
     assert seen.workload["errors"] == [ENOMEM]
     failure = seen.failures[0]
     assert failure["reason"] == "thp_split_refs", as_json(failure)
@@ -198,8 +201,9 @@ def test_founding_report_is_a_refused_split(lab: Lab, kernel: str) -> None:
     check_reconciled(seen)
 
 
-def test_cma_is_left_when_the_map_works(lab: Lab) -> None:
-    seen = lab("7.2", "cma").scenario("cma_success")
+@cma
+def test_cma_is_left_when_the_map_works(run: LabRun) -> None:
+    seen = run.scenario("cma_success")
     assert seen.workload["errors"] == [0]
     assert seen.workload["in_cma"]["before"] > seen.workload["pages"] // 2
     assert seen.workload["in_cma"]["after"] == 0
@@ -208,8 +212,9 @@ def test_cma_is_left_when_the_map_works(lab: Lab) -> None:
     check_reconciled(seen)
 
 
-def test_cma_is_named_when_the_map_fails(lab: Lab) -> None:
-    seen = lab("7.2", "cma").scenario("cma_held")
+@cma
+def test_cma_is_named_when_the_map_fails(run: LabRun) -> None:
+    seen = run.scenario("cma_held")
     assert seen.workload["errors"] == [ENOMEM]
     failure = only_failure(seen)
     assert failure["reason"] == "extra_ref_plain"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.lab.conftest import LabRun, Observed
+from tests.lab.conftest import LabRun, Observed, in_guest
 
-pytestmark = pytest.mark.full
-Lab = Callable[[str, str], LabRun]
-
-KERNEL = "6.12"
+pytestmark = [pytest.mark.full, in_guest("storm", "6.12")]
 DAEMON_SHARE = 0.6  # of one CPU, while everything fails as fast as it can: half for the records
 
 
@@ -19,8 +14,8 @@ def losses(metrics: dict[str, float]) -> float:
     return sum(n for series, n in metrics.items() if series.startswith("pinwatch_losses_total{"))
 
 
-def test_ten_thousand_failing_maps(lab: Lab) -> None:
-    seen = lab(KERNEL, "storm").result("maps")
+def test_ten_thousand_failing_maps(run: LabRun) -> None:
+    seen = run.result("maps")
     assert seen["failed"] == seen["maps"] == 10_000
     counted = Observed({}, seen["metrics"], {}, {}, []).total("pinwatch_vfio_map_failures_total")
     assert counted + losses(seen["metrics"]) == seen["failed"]
@@ -30,8 +25,8 @@ def test_ten_thousand_failing_maps(lab: Lab) -> None:
     assert seen["memory"]["rss_kib"] < 60 * 1024
 
 
-def test_a_million_pages_that_compaction_cannot_move(lab: Lab) -> None:
-    seen = lab(KERNEL, "storm").result("compaction")
+def test_a_million_pages_that_compaction_cannot_move(run: LabRun) -> None:
+    seen = run.result("compaction")
     assert seen["failed"] >= 1_000_000
     series = 'pinwatch_host_migrations_total{migrate_reason="compaction",result="failed"}'
     assert seen["metrics"][series] == seen["vmstat"]["pgmigrate_fail"]

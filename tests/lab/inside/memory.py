@@ -61,19 +61,19 @@ def hold_in_pipe(memory: Memory, offset: int) -> int:
     return reader
 
 
-def hold_all_in_pipes(memory: Memory) -> list[int]:
-    """The same for every page, 256 to a pipe; the read ends."""
-    portion, readers = 256 * PAGE, []
-    for start in range(0, memory.size, portion):
+def hold_pages_in_pipes(memory: Memory, numbers: list[int]) -> list[int]:
+    """The same for pages by their number, 256 to a pipe; the read ends."""
+    readers = []
+    for start in range(0, len(numbers), 256):
+        portion = [memory.address + number * PAGE for number in numbers[start : start + 256]]
         reader, writer = os.pipe()
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, portion)
-        done = 0
-        while done < portion:
-            iovec = Iovec(memory.address + start + done, portion - done)
-            spliced = _libc.vmsplice(writer, ctypes.byref(iovec), 1, 0)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 256 * PAGE)
+        while portion:
+            iovecs = (Iovec * len(portion))(*(Iovec(address, PAGE) for address in portion))
+            spliced = _libc.vmsplice(writer, iovecs, len(portion), 0)
             if spliced <= 0:
                 raise OSError(ctypes.get_errno(), "vmsplice")
-            done += spliced
+            portion = portion[spliced // PAGE :]
         readers.append(reader)
     return readers
 

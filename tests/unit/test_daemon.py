@@ -1,0 +1,66 @@
+"""The daemon's own order of things, which a lab run meets only sometimes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pinwatch import daemon as module
+from pinwatch import settings
+from pinwatch.abi import layout
+from pinwatch.daemon import Daemon, Roots
+from pinwatch.model.pin import PinSource
+from pinwatch.model.sample import TaskTotals
+from tests.unit.make import FACTS, TASK, cmdline, head, sample
+
+ANNOUNCED = bytes(
+    layout.TaskRecord(
+        head=head(layout.Record.TASK), cmdline=cmdline(b"/usr/bin/qemu", b"-name", b"db-7")
+    )
+)
+COUNTED = TaskTotals(
+    task=TASK.key, source=PinSource.VFIO_TYPE1, pins=1, failures=0, pages=3, migrated=0,
+    migrate_failed=0,
+)  # fmt: skip
+
+
+class Kernel:
+    """Probes of a kernel in which a VM pins for the first time while the counters are read."""
+
+    def __init__(self, **_roots: Path) -> None:
+        self.facts = FACTS
+        self.states = ()
+        self.ring = SimpleNamespace(take=self._take)
+        self._records: list[bytes] = []
+
+    def _take(self) -> list[bytes]:
+        records, self._records = self._records, []
+        return records
+
+    def sample(self) -> Any:
+        self._records.append(ANNOUNCED)
+        return sample(totals=(COUNTED,))
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    monkeypatch.setattr(module, "Probes", Kernel)
+    (tmp_path / "vmstat").write_text("pgmigrate_success 0\n")
+    roots = Roots(root=tmp_path, proc=tmp_path, sys=tmp_path, bpf=tmp_path)
+    flags = {"listen": "127.0.0.1:0", "socket": str(tmp_path / "socket")}
+    made = Daemon(settings.make(flags, {}), roots)
+    made._vmstat_at_attach = {}
+    yield made
+    made._close()
+
+
+def test_a_process_is_named_before_it_is_counted(daemon: Daemon) -> None:
+    daemon._sample()
+    pins = daemon._snapshot.counters["pinwatch_longterm_pins_total"]
+    assert {labels: n for labels, n in pins.items() if n} == {("db-7", "vfio_type1"): 1}
