@@ -23,6 +23,7 @@ from tests.lab.inside.vfio import Container
 MIB = 1 << 20
 MILLION = 1_000_000
 IDLE_S = 10
+BLOCK = 512  # pages of a page block
 RAM_MIB = 896  # of the 1 GiB in ZONE_MOVABLE
 MAPS, THREADS = 10_000, 8
 
@@ -30,15 +31,15 @@ MAPS, THREADS = 10_000, 8
 def compaction() -> dict[str, Any]:
     """Compact until a million pages were not moved. Compaction takes pages from the zone's lower
     end and needs free ones at its upper end to put them, but takes none of a block that is all
-    free: so the zone is filled, every second page of its upper half given back, and all pages of
-    its lower half held."""
+    free: so the zone is filled, of its upper half all but one page of each block given back, and
+    all pages of its lower half held."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 16, 1 << 16))  # two for each mebibyte
     ram = memory.memfd(RAM_MIB * MIB)
     frames = memory.pfns(ram)
     (movable,) = memory.zone_ranges("Movable")
     middle = movable.start + len(movable) // 2
     for number, frame in enumerate(frames):
-        if frame >= middle and frame % 2:
+        if frame >= middle and frame % BLOCK:
             memory.punch(ram, number * PAGE, PAGE)
     held = [number for number, frame in enumerate(frames) if frame < middle]
     memory.hold_pages_in_pipes(ram, held)
