@@ -9,8 +9,10 @@ import select
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -20,12 +22,13 @@ from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
+from pinwatch.host.lives import Lives
+from pinwatch.host.netlink import DriverChanged, Executed, Exited, ModuleAdded, Overrun
 from pinwatch.host.notify import notify
-from pinwatch.host.vms import Finder
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
-from pinwatch.model.kernel import Mode
-from pinwatch.model.sample import TaskKey
+from pinwatch.model.kernel import HookState, Mode
+from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.pipeline import Outcome, Pipeline
 from pinwatch.recording import (
@@ -34,7 +37,8 @@ from pinwatch.recording import (
     Item,
     Named,
     RawRecord,
-    VmFound,
+    Rescanned,
+    TaskGone,
     VmmsConfigured,
 )
 from pinwatch.settings import Settings
@@ -42,6 +46,7 @@ from pinwatch.settings import Settings
 Pin = TypeVar("Pin")
 
 HOUSEKEEPING_S = 10.0
+LOOKS = 50  # for devices, in one housekeeping
 AT_ONCE_S = 0.2  # what changed is published so soon, but not for each record of a storm
 BUSY_S = 0.1
 LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
@@ -82,10 +87,16 @@ class Daemon:
         self._programs = attribute.Programs.of(
             settings.vmm_programs.split(), settings.vm_name_pattern
         )
-        self._finder = Finder(roots.proc, roots.root, self._programs)
+        self._ended: set[int] = set()  # tgids
+        self._doubt = False  # whether all are alive that we know
+        self._totals: tuple[TaskTotals, ...] = ()
+        self._looked_at: dict[TaskKey, int] = {}  # their pins when devices were looked for
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
         try:
+            self._lives = Lives(
+                root=roots.root, proc=roots.proc, sys=roots.sys, programs=self._programs
+            )
             self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
             wall_offset_ns = clock.wall_offset_ns()
             self._pipeline = Pipeline(self._probes.facts, wall_offset_ns, _limits(settings))
@@ -125,8 +136,7 @@ class Daemon:
         if self._programs != attribute.Programs():
             names = tuple(self._settings.vmm_programs.split())
             self._feed(VmmsConfigured(names, self._settings.vm_name_pattern))
-        vmms = procfs.vmms(self._roots.proc, self._programs)
-        for task in sorted(vmms, key=lambda task: task.start_ns):  # the first keeps a shared name
+        for task in self._lives.running():
             self._find(task)
         self._sample()
         self._serve()
@@ -152,7 +162,7 @@ class Daemon:
         with urllib.request.urlopen(f"http://{where}/metrics", timeout=30) as answer:
             answer.read()
         self._ready = True
-        states = self._probes.states
+        states = self._states
         attached = sum(state.attached for state in states)
         waiting = [state for state in states if state.mode is Mode.WAITING]
         off = [state for state in states if state.mode is Mode.OFF]
@@ -164,16 +174,22 @@ class Daemon:
             _log(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
         notify(f"READY=1\nSTATUS={attached} hooks attached, {len(waiting)} wait, {len(off)} off")
 
+    @property
+    def _states(self) -> tuple[HookState, ...]:
+        return (*self._probes.states, *self._lives.states)
+
     # ---- loop -------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         poller = select.poll()
-        poller.register(self._probes.ring.fileno(), select.POLLIN)
+        for fileno in (self._probes.ring.fileno(), *self._lives.filenos):
+            poller.register(fileno, select.POLLIN)
         next_sample = next_housekeeping = clock.monotonic_s()
         while not self._stop:
             now = clock.monotonic_s()
             poller.poll(max(0.0, min(next_sample, next_housekeeping) - now) * 1000)
             began = clock.thread_cpu_s()
+            self._hear()
             if self._drain():
                 next_sample = min(next_sample, now + AT_ONCE_S)
             notify("WATCHDOG=1")
@@ -185,6 +201,31 @@ class Daemon:
                 self._sample()
                 next_sample = now + self._settings.sample_interval
             _rest(clock.thread_cpu_s() - began)
+
+    def _hear(self) -> None:
+        """What the kernel tells by itself: so a VM is known before it pins, and gone when it
+        ends."""
+        for news in self._lives.news():
+            match news:
+                case Executed(tgid):
+                    if task := self._lives.started(tgid):
+                        self._find(task)
+                case Exited(tgid):
+                    self._ended.add(tgid)
+                case DriverChanged(driver):
+                    if "vfio" in driver:
+                        self._looked_at.clear()
+                case ModuleAdded():
+                    self._probes.retry_modules()
+                case Overrun():
+                    self._rescan()
+
+    def _rescan(self) -> None:
+        self._feed(Rescanned())
+        self._doubt = True
+        for task in self._lives.running():
+            if not self._pipeline.knows(task):
+                self._find(task)
 
     def _drain(self) -> bool:
         """Take what the ring buffer holds; True when a view should know at once."""
@@ -220,18 +261,24 @@ class Daemon:
             introduced = decode.introduction(data)
         except decode.DecodeError:  # the pipeline counts it
             return
-        if introduced is not None and not self._pipeline.knows(introduced[0]):
-            self._find(*introduced)
+        if introduced is None:
+            return
+        task, cmdline = introduced
+        if not self._pipeline.knows(task):
+            self._find(task, cmdline)
+        elif self._pipeline.is_vm(task):
+            self._feed_all(self._lives.devices(task, cmdline))
 
     def _find(self, task: TaskKey, cmdline: tuple[str, ...] | None = None) -> None:
-        """Feed what names the VM of a process, and count what could not be read."""
-        errors = self._finder.errors
-        if cmdline is None:
-            cmdline = self._finder.cmdline(task.tgid)
-        found = self._finder.evidence(task, cmdline)
-        self._feed(VmFound(task, cmdline, found.cgroup, found.domain))
-        if self._finder.errors > errors:
-            self._pipeline.add_loss("vm_evidence", self._finder.errors - errors)
+        self._feed_all(self._lives.about(task, cmdline))
+
+    def _feed_all(self, items: Iterable[Item]) -> None:
+        """Items that are made by reading; what could not be read is counted."""
+        errors = self._lives.errors
+        for item in items:
+            self._feed(item)
+        if self._lives.errors > errors:
+            self._pipeline.add_loss("vm_evidence", self._lives.errors - errors)
 
     def _feed(self, item: Item) -> Outcome | None:
         if self._record is not None:
@@ -255,9 +302,25 @@ class Daemon:
             if name in now
         }
         self._feed(Counted(sample, since))
-        self._pipeline.set_hooks(self._probes.states)
+        self._part_from_ended()
+        self._totals = sample.totals
+        self._pipeline.set_hooks(self._states)
         self._snapshot: Snapshot = self._pipeline.snapshot()
         self._raise_stuck()
+
+    def _part_from_ended(self) -> None:
+        """All that they counted has just been taken. One whose first thread has ended before others
+        is looked at again the next time."""
+        ended = [t for t in self._pipeline.tasks if self._doubt or t.tgid in self._ended]
+        alive = set(filter(self._lives.is_alive, ended))
+        for task in ended:
+            if task not in alive:
+                self._feed(TaskGone(task))
+                self._lives.forget(task)
+                self._probes.forget_task(task)
+                self._looked_at.pop(task, None)
+        self._ended &= {task.tgid for task in alive}
+        self._doubt = False
 
     def _name_open(self, task: TaskKey) -> None:
         """Whose first pin has not returned has not introduced itself."""
@@ -272,12 +335,25 @@ class Daemon:
         self._stuck = frozenset(now)
 
     def _housekeeping(self) -> None:
+        """What no event tells, or where none are told."""
         self._probes.retry_modules()
-        for key in self._pipeline.tasks:
-            if not procfs.is_alive(self._roots.proc, key):
-                self._sample()  # what it counted since the last one
-                self._pipeline.forget_task(key)
-                self._probes.forget_task(key)
+        self._doubt = self._doubt or not self._lives.tells_ends
+        self._feed_all(self._lives.more())
+        self._look_for_devices()
+
+    def _look_for_devices(self) -> None:
+        """Of VMs that have pinned since the last time: a device may have been plugged in."""
+        pins = Counter[TaskKey]()
+        for total in self._totals:
+            pins[total.task] += total.pins
+        changed = (
+            task
+            for task, count in pins.items()
+            if self._looked_at.get(task) != count and self._pipeline.is_vm(task)
+        )
+        for task in islice(changed, LOOKS):
+            self._looked_at[task] = pins[task]
+            self._feed_all(self._lives.devices(task))
 
     def _close(self) -> None:
         notify("STOPPING=1")
@@ -286,6 +362,7 @@ class Daemon:
             self._sample()
             self._record.close()
         self._probes.close()
+        self._lives.close()
 
     def _stop_serving(self) -> None:
         for server in (self._tcp, self._unix):

@@ -21,10 +21,13 @@ from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import HOST, UNATTRIBUTED, Evidence, Vm
 from pinwatch.recording import (
     Counted,
+    DevicesFound,
     IoInFlight,
     Item,
     Named,
     RawRecord,
+    Rescanned,
+    TaskGone,
     VmFound,
     VmmsConfigured,
 )
@@ -56,6 +59,13 @@ class Pipeline:
                 self._ledger.name_callers(self._caller)
             case IoInFlight(devices):
                 self._io_in_flight = devices
+            case DevicesFound(task, found):
+                self._ledger.give_devices(task, found)
+            case TaskGone(task):
+                self._beside.pop(task, None)
+                self._ledger.forget_task(task)
+            case Rescanned():
+                self._ledger.add_rescan()
             case VmmsConfigured(programs, name_pattern):
                 self._programs = attribute.Programs.of(programs, name_pattern)
             case VmFound(task, cmdline, cgroup, domain):
@@ -144,6 +154,7 @@ class Pipeline:
             primary=rules.primary(folios),
             folios=folios,
             caller=self._caller(pin),
+            devices=self._ledger.devices_of(pin.task.key),
         )
         self._ledger.add_failure(failure)
         return failure
@@ -170,9 +181,8 @@ class Pipeline:
         """The process has a name."""
         return self._ledger.knows(key)
 
-    def forget_task(self, key: TaskKey) -> None:
-        self._beside.pop(key, None)
-        self._ledger.forget_task(key)
+    def is_vm(self, key: TaskKey) -> bool:
+        return self._ledger.is_vm(key)
 
     def add_loss(self, kind: str, amount: int = 1) -> None:
         self._ledger.add_loss(kind, amount)

@@ -25,7 +25,7 @@ from pinwatch.model.sample import (
     TaskKey,
     TaskTotals,
 )
-from pinwatch.model.vm import LibvirtDomain
+from pinwatch.model.vm import Device, LibvirtDomain
 
 FORMAT = 2
 # What JSON leaves as strings and lists.
@@ -61,6 +61,26 @@ class VmFound:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesFound:
+    """The VFIO devices that a process has now."""
+
+    task: TaskKey
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGone:
+    """A process has ended, and everything that it counted has been taken."""
+
+    task: TaskKey
+
+
+@dataclass(frozen=True, slots=True)
+class Rescanned:
+    """More processes started and ended than the kernel could tell: all were looked up again."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmmsConfigured:
     """The settings that say which programs run VMs, and how to find a name."""
 
@@ -90,7 +110,17 @@ class IoInFlight:
     devices: tuple[str, ...]
 
 
-Item = RawRecord | VmFound | VmmsConfigured | Counted | Named | IoInFlight
+Item = (
+    RawRecord
+    | VmFound
+    | DevicesFound
+    | TaskGone
+    | Rescanned
+    | VmmsConfigured
+    | Counted
+    | Named
+    | IoInFlight
+)
 
 
 def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
@@ -115,24 +145,34 @@ def item_line(item: Item) -> str:
             return _line({"record": base64.b64encode(data.rstrip(b"\0")).decode()})
         case VmFound():
             return _line(_found(item))
+        case DevicesFound(task, devices):
+            return _line({"devices_of": _key(task), "devices": [asdict(d) for d in devices]})
+        case TaskGone(task):
+            return _line({"gone": _key(task)})
+        case Rescanned():
+            return _line({"rescanned": True})
         case VmmsConfigured(programs, name_pattern):
             return _line({"vmm_programs": programs, "vm_name_pattern": name_pattern})
         case Counted(sample, vmstat):
             return _line({"sample": asdict(sample), "vmstat": vmstat})
         case Named(symbols):
             return _line({"symbols": symbols})
-        case IoInFlight(devices):
-            return _line({"io_in_flight": devices})
+        case IoInFlight(busy):
+            return _line({"io_in_flight": busy})
 
 
 def _found(item: VmFound) -> dict[str, Any]:
     """What was not found is left out."""
-    row: dict[str, Any] = {"vm": [item.task.tgid, item.task.start_ns], "cmdline": item.cmdline}
+    row: dict[str, Any] = {"vm": _key(item.task), "cmdline": item.cmdline}
     if item.cgroup:
         row["cgroup"] = item.cgroup
     if item.domain is not None:
         row["domain"] = asdict(item.domain)
     return row
+
+
+def _key(task: TaskKey) -> list[int]:
+    return [task.tgid, task.start_ns]
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -159,6 +199,13 @@ def _item(row: dict[str, Any]) -> Item:
     if "vm" in row:
         domain = LibvirtDomain(**row["domain"]) if "domain" in row else None
         return VmFound(TaskKey(*row["vm"]), tuple(row["cmdline"]), row.get("cgroup", ""), domain)
+    if "devices_of" in row:
+        devices = tuple(Device(**device) for device in row["devices"])
+        return DevicesFound(TaskKey(*row["devices_of"]), devices)
+    if "gone" in row:
+        return TaskGone(TaskKey(*row["gone"]))
+    if "rescanned" in row:
+        return Rescanned()
     if "vmm_programs" in row:
         return _configured(tuple(row["vmm_programs"]), row["vm_name_pattern"])
     if "symbols" in row:

@@ -12,8 +12,9 @@ from itertools import chain, count
 
 from pinwatch.aggregate.series import Series
 from pinwatch.model.sample import TaskKey
-from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Vm
+from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Device, Vm
 
+_LEARNT = ("alias", "project", "pod")
 UUID_PART = 8  # characters, as in 6f3a1c52-...
 
 
@@ -33,6 +34,7 @@ class Resident:
     given_name: str  # before another VM of that name made a suffix necessary
     series: Series
     tasks: set[TaskKey] = field(default_factory=set)  # alive
+    devices: tuple[Device, ...] = ()  # VFIO's, as last seen
     gone_ns: int = 0  # when the last of them went (CLOCK_MONOTONIC); holds while there are none
 
     def lives_apart_from(self, task: TaskKey) -> bool:
@@ -66,6 +68,19 @@ class Census:
     def knows(self, task: TaskKey) -> bool:
         return task in self._homes
 
+    def is_vm(self, task: TaskKey) -> bool:
+        home = self._homes.get(task)
+        return home is not None and home.vm.name in self._vms
+
+    def devices_of(self, task: TaskKey) -> tuple[Device, ...]:
+        home = self._homes.get(task)
+        return home.devices if home else ()
+
+    def give_devices(self, task: TaskKey, devices: tuple[Device, ...]) -> None:
+        """Processes that are no VM share a home, and their devices are nobody's."""
+        if self.is_vm(task):
+            self._homes[task].devices = devices
+
     @property
     def tasks(self) -> tuple[TaskKey, ...]:
         return tuple(self._homes)
@@ -88,7 +103,10 @@ class Census:
         may become one (exec)."""
         home = self._homes.get(task)
         if home is not None:
-            if home.vm.name in self._vms or vm in (home.vm, UNATTRIBUTED):
+            if home.vm.name in self._vms:
+                _learn(home, vm)
+                return
+            if vm in (home.vm, UNATTRIBUTED):
                 return
             home.tasks.discard(task)
         home = self._other(vm) if vm in (HOST, UNATTRIBUTED) else self._find(task, vm)
@@ -121,6 +139,7 @@ class Census:
                 and vm.uuid
                 and (resident.given_name, resident.vm.uuid) == (vm.name, vm.uuid)
             ):
+                _learn(resident, vm)
                 return resident
         for label in chain(_labels_of(vm), _numbered(vm)):
             resident = self._vms.get(label)
@@ -148,6 +167,15 @@ def _take_over(resident: Resident, vm: Vm) -> Resident:
         resident.vm = replace(vm, name=resident.vm.name, folded=resident.vm.folded)
         resident.given_name = vm.name
     return resident
+
+
+def _learn(resident: Resident, vm: Vm) -> None:
+    """The same VM, told again: libvirt writes its file when QEMU has started, so what is read later
+    may say more. What says less is read of a process that is gone."""
+    known = resident.vm
+    same = (vm.name, vm.uuid) == (resident.given_name, known.uuid)
+    if same and all(getattr(vm, field) or not getattr(known, field) for field in _LEARNT):
+        resident.vm = replace(vm, name=known.name, folded=known.folded)
 
 
 def _labels_of(vm: Vm) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pinwatch.model.kernel import HookState
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
 from pinwatch.model.snapshot import Counters, Labels, Snapshot
-from pinwatch.model.vm import Vm
+from pinwatch.model.vm import Device, Vm
 
 KEPT_FAILURES = 1000
 
@@ -38,6 +38,7 @@ class Ledger:
         self._reconciliation: dict[str, int] = {}
         self._hooks: tuple[HookState, ...] = ()
         self._number = 0
+        self._rescans = 0
         self._now_ns = 0  # of the newest sample, CLOCK_MONOTONIC
 
     # ---- who --------------------------------------------------------------------------------
@@ -63,6 +64,17 @@ class Ledger:
         self._census.leave(key, self._now_ns)
         for source in PinSource:
             self._totals.pop((key, source), None)
+
+    def is_vm(self, key: TaskKey) -> bool:
+        """The process is one of a VM's."""
+        return self._census.is_vm(key)
+
+    def give_devices(self, key: TaskKey, devices: tuple[Device, ...]) -> None:
+        """The VM of this process has these VFIO devices now."""
+        self._census.give_devices(key, devices)
+
+    def devices_of(self, key: TaskKey) -> tuple[Device, ...]:
+        return self._census.devices_of(key)
 
     # ---- what -------------------------------------------------------------------------------
 
@@ -142,6 +154,10 @@ class Ledger:
         """Something was not delivered, here in user space."""
         self._losses[kind] += amount
 
+    def add_rescan(self) -> None:
+        """All processes were looked up, because not every start and end was told."""
+        self._rescans += 1
+
     def set_reconciliation(self, differences: dict[str, int]) -> None:
         self._reconciliation = dict(differences)
 
@@ -151,11 +167,15 @@ class Ledger:
     def snapshot(self, wall_offset_ns: int = 0) -> Snapshot:
         """All of it, frozen. The offset is what CLOCK_MONOTONIC is behind the wall clock."""
         shown = self._census.shown
-        folded: Counters = {"pinwatch_vms_folded_total": {(): self._census.folded}}
+        own: Counters = {
+            "pinwatch_vms_folded_total": {(): self._census.folded},
+            "pinwatch_process_rescans_total": {(): self._rescans},
+        }
         return Snapshot(
             time_s=(self._now_ns + wall_offset_ns) / 1e9,
             vms=tuple(resident.vm for resident in shown),
-            host_counters={**self._host_counters, **folded},
+            devices={r.vm.name: r.devices for r in shown if r.devices},
+            host_counters={**self._host_counters, **own},
             vm_counters={resident.vm.name: resident.series.frozen() for resident in shown},
             durations=self._durations,
             losses={**self._kernel_losses, **self._losses},

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from pinwatch.expose.metrics import VM_COUNTERS, VM_INFO, counter_family, host_families
+from pinwatch.expose.metrics import VM_COUNTERS, VM_DEVICE, VM_INFO, counter_family, host_families
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Labels, Snapshot
 from pinwatch.model.vm import Vm
@@ -78,6 +78,12 @@ def _of_vms(snapshot: Snapshot) -> Iterator[tuple[Metric, bytes]]:
     info: list[Row] = [(vm.name, {_identity(vm): 1}) for vm in snapshot.vms]
     head = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
     yield head, lines(f"{VM_INFO.name}_info", VM_INFO.labels, info)
+    given: list[Row] = [
+        (vm, {(d.address, d.driver, d.iommu_group): 1 for d in devices})
+        for vm, devices in snapshot.devices.items()
+    ]
+    head = InfoMetricFamily(VM_DEVICE.name, VM_DEVICE.help, labels=VM_DEVICE.labels)
+    yield head, lines(f"{VM_DEVICE.name}_info", VM_DEVICE.labels, given)
 
 
 def _identity(vm: Vm) -> Labels:

@@ -85,6 +85,12 @@ HOST_COUNTERS = (
         'VMs that were counted under vm="~other", because max_vms others had series of their own.',
     ),
     MetricSpec(
+        "pinwatch_process_rescans_total",
+        (),
+        "How often all processes were looked up, because more of them started and ended than the "
+        "kernel could tell.",
+    ),
+    MetricSpec(
         "pinwatch_host_migrations_total",
         ("migrate_reason", "result"),
         "Base pages that the whole host migrated, by the kernel's reason.",
@@ -115,6 +121,11 @@ VM_INFO = MetricSpec(
     "pinwatch_vm",
     ("vm", "uuid", "platform", "vmm", "basis", "alias", "project", "pod"),
     "What is known of a VM, and what its name was taken from; always 1.",
+)
+VM_DEVICE = MetricSpec(
+    "pinwatch_vm_device",
+    ("vm", "device", "driver", "iommu_group"),
+    "A device that VFIO gave to a VM; always 1.",
 )
 HOOK = MetricSpec(
     "pinwatch_hook_attached",
@@ -151,6 +162,7 @@ CATALOGUE = (
     STUCK,
     DURATION,
     VM_INFO,
+    VM_DEVICE,
     HOOK,
     LOSSES,
     RECONCILIATION,

@@ -12,7 +12,7 @@ from pinwatch.model.event import PinEnded, RefusedVma, Seen
 from pinwatch.model.failure import BlockingFolio, Failure, SlowPin, StuckPin
 from pinwatch.model.holder import Confidence, Holder, HolderMatch
 from pinwatch.model.reason import FailureReason
-from pinwatch.model.vm import Vm
+from pinwatch.model.vm import Device, Vm
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -48,6 +48,8 @@ def explain(failure: Failure) -> Explanation:
         paragraphs.append(("holder", holder_words(failure.holder)))
     if failure.also:
         paragraphs.append(("also", also_words(failure.also)))
+    if failure.devices:
+        paragraphs.append(("devices", ", ".join(map(device_words, failure.devices))))
     if failure.caller:
         paragraphs.append(("caller", " < ".join(failure.caller)))
     paragraphs.append(("work", f"{work_words(pin)}; all of it was undone but the moves"))
@@ -88,6 +90,12 @@ def stuck_words(stuck: StuckPin) -> str:
         f"{who(stuck.vm)}: {pin.source.words} of {size(pin.length_bytes)} has not returned for "
         f"{stuck.age_s:.1f} s and {state} (pid {pin.task.tgid})"
     )
+
+
+def device_words(device: Device) -> str:
+    """A VFIO device of a VM."""
+    group = f", IOMMU group {device.iommu_group}" if device.iommu_group else ""
+    return f"{device.address} ({device.driver}{group})"
 
 
 def who(vm: Vm) -> str:

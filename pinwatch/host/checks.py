@@ -15,7 +15,8 @@ from pathlib import Path
 from pinwatch.errors import CannotRunError
 from pinwatch.host import probe
 from pinwatch.host.bpf import Probes
-from pinwatch.model.kernel import Mode
+from pinwatch.host.netlink import Listener
+from pinwatch.model.kernel import HookState, Mode
 
 
 class Verdict(StrEnum):
@@ -35,7 +36,7 @@ class Check:
 
 
 def all_checks(*, procfs: Path, sysfs: Path, bpf_dir: Path) -> list[Check]:
-    """Every check, cheap ones first; the last loads and attaches the programs for real."""
+    """Every check, cheap ones first; the last ones load, attach and subscribe for real."""
     found = [
         kernel(),
         capabilities(procfs),
@@ -45,7 +46,7 @@ def all_checks(*, procfs: Path, sysfs: Path, bpf_dir: Path) -> list[Check]:
         kprobes(sysfs),
         compiler(),
     ]
-    return [*found, *programs(procfs=procfs, sysfs=sysfs, bpf_dir=bpf_dir)]
+    return [*found, *programs(procfs=procfs, sysfs=sysfs, bpf_dir=bpf_dir), *events()]
 
 
 def kernel() -> Check:
@@ -158,11 +159,21 @@ def _attached(probes: Probes) -> Iterator[Check]:
         yield Check(
             name="programs", verdict=Verdict.FAILED, detail=error.message, remedy=error.hint
         )
-    for state in probes.states:
-        if state.attached:
-            detail, verdict = f"{state.sees}: {state.mode} on {state.symbol}", Verdict.OK
-        elif state.mode is Mode.WAITING:
-            detail, verdict = f"{state.sees}: attaches by itself later ({state.reason})", Verdict.OK
-        else:
-            detail, verdict = f"not seen: {state.sees} ({state.reason})", Verdict.LIMITED
-        yield Check(name=f"hook {state.hook}", verdict=verdict, detail=detail)
+    yield from map(_hook, probes.states)
+
+
+def events() -> Iterator[Check]:
+    """Subscribe to what the kernel tells by itself, see whether it does, and end that."""
+    listener = Listener()
+    listener.close()
+    yield from map(_hook, listener.states)
+
+
+def _hook(state: HookState) -> Check:
+    if state.attached:
+        detail, verdict = f"{state.sees}: {state.mode} on {state.symbol}", Verdict.OK
+    elif state.mode is Mode.WAITING:
+        detail, verdict = f"{state.sees}: attaches by itself later ({state.reason})", Verdict.OK
+    else:
+        detail, verdict = f"not seen: {state.sees} ({state.reason})", Verdict.LIMITED
+    return Check(name=f"hook {state.hook}", verdict=verdict, detail=detail)

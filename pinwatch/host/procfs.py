@@ -19,12 +19,16 @@ def vmstat(procfs: Path) -> dict[str, int]:
 
 
 def start_ticks(procfs: Path, tgid: int) -> int | None:
-    """Start of a process in clock ticks since boot; None when it is gone."""
+    """Start of a process in clock ticks since boot; None when it is gone, or waits only to be
+    asked how it ended."""
     try:
         stat = (procfs / str(tgid) / "stat").read_bytes()
     except OSError:
         return None
-    return int(stat.rpartition(b")")[2].split()[19])  # the comm may hold spaces and brackets
+    fields = stat.rpartition(b")")[2].split()  # the comm may hold spaces and brackets
+    if fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1"):  # threads
+        return None
+    return int(fields[19])
 
 
 def is_alive(procfs: Path, key: TaskKey) -> bool:
@@ -55,13 +59,17 @@ def vmms(procfs: Path, programs: Programs) -> Iterator[TaskKey]:
     The start is known in clock ticks only; the kernel's records carry nanoseconds, so a process
     found here is named again by its first record.
     """
-    for entry in procfs.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            comm = (entry / "comm").read_bytes().decode("utf-8", "backslashreplace")
-        except OSError:
-            continue  # it went away
-        ticks = start_ticks(procfs, int(entry.name))
-        if programs.vmm(comm.removesuffix("\n")) is not None and ticks is not None:
-            yield TaskKey(int(entry.name), ticks * NS_PER_TICK)
+    tgids = (int(entry.name) for entry in procfs.iterdir() if entry.name.isdigit())
+    return filter(None, (vmm(procfs, tgid, programs) for tgid in tgids))
+
+
+def vmm(procfs: Path, tgid: int, programs: Programs) -> TaskKey | None:
+    """That process, if it looks like a VMM."""
+    try:
+        comm = (procfs / str(tgid) / "comm").read_bytes().decode("utf-8", "backslashreplace")
+    except OSError:
+        return None
+    if programs.vmm(comm.removesuffix("\n")) is None:
+        return None
+    ticks = start_ticks(procfs, tgid)
+    return None if ticks is None else TaskKey(tgid, ticks * NS_PER_TICK)

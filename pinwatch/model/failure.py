@@ -10,7 +10,7 @@ from pinwatch.model.holder import HolderMatch
 from pinwatch.model.pin import Wait
 from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import OpenPin
-from pinwatch.model.vm import Vm
+from pinwatch.model.vm import Device, Vm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Failure:
     primary: BlockingFolio | None
     folios: tuple[BlockingFolio, ...]
     caller: tuple[str, ...]  # kernel functions, innermost first; only for PinSource.OTHER
+    devices: tuple[Device, ...]  # that VFIO had given to the VM
 
 
 class SlowCause(StrEnum):

@@ -16,6 +16,7 @@ class Mode(StrEnum):
     RAW_TRACEPOINT = "raw_tracepoint"
     FENTRY = "fentry"
     KPROBE = "kprobe"
+    NETLINK = "netlink"  # not a probe: the kernel tells it by itself
     WAITING = "waiting"  # for a module to be loaded
     OFF = "off"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.kernel import HookState
 from pinwatch.model.sample import Durations
-from pinwatch.model.vm import Vm
+from pinwatch.model.vm import Device, Vm
 
 Labels = tuple[str, ...]
 Counters = Mapping[str, Mapping[Labels, float]]  # metric name -> label values -> value
@@ -20,6 +20,7 @@ class Snapshot:
 
     time_s: float  # wall clock, of the newest sample
     vms: tuple[Vm, ...]  # those with series of their own, and what stands for others (~host)
+    devices: Mapping[str, tuple[Device, ...]]  # VFIO devices by vm label
     host_counters: Counters
     vm_counters: Mapping[str, Counters]  # vm label -> its counters; their labels lack the vm
     durations: tuple[Durations, ...]

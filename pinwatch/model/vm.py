@@ -78,6 +78,15 @@ OTHER = Vm(name="~other")  # VMs that are folded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device that VFIO gave to a VM, by its name in sysfs: a PCI address, the uuid of an mdev."""
+
+    address: str
+    driver: str
+    iommu_group: str  # empty without an IOMMU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtDomain:
     """What libvirt's XML says of a domain, as far as it names a VM. Nothing else of it is kept:
     such a file also holds passwords, and recordings travel."""

@@ -115,8 +115,12 @@ def test_real_qemu_fails_and_is_explained_after_its_death(run: LabRun) -> None:
     assert work["metric_lines"] == [
         f'{FAILURES}{{errno="ENOMEM",reason="extra_ref_plain",vm="web-01"}} 1.0'
     ]
+    (device,) = work["devices"]
+    assert f'device="{work["bdf"]}",driver="vfio-pci",iommu_group="' in device
+    assert 'vm="web-01"' in device
     failure = only_failure(seen)
     assert failure["vm"]["name"] == "web-01"
+    assert [one["address"] for one in failure["devices"]] == [work["bdf"]]
     assert failure["vm"]["uuid"] == "6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21"
     for words in (
         "VM web-01: VFIO map of 128 MiB failed with ENOMEM after",
@@ -129,6 +133,24 @@ def test_real_qemu_fails_and_is_explained_after_its_death(run: LabRun) -> None:
         assert words in " ".join(work["why"].split()), work["why"]
     # QEMU also maps 256 KiB of firmware that nothing has written yet
     check_reconciled(seen, zero_pages=64)
+
+
+@plain
+def test_vms_are_known_when_they_start_and_gone_when_they_end(run: LabRun) -> None:
+    seen = run.scenario("lives")
+    assert seen.workload["started"] is not None
+    assert seen.workload["again"] is None, "the end of the first was not noticed"
+    info = [name for name, n in seen.metrics.items() if "pinwatch_vm_info{" in name and n]
+    assert len([name for name in info if 'vm="idle-01"' in name]) == 1
+    assert len([name for name in info if 'vm="late-01"' in name]) == 1
+
+
+@plain
+def test_what_the_kernel_could_not_tell_is_looked_up(run: LabRun) -> None:
+    seen = run.scenario("lives")
+    assert seen.total("pinwatch_process_rescans_total") >= 1
+    assert seen.workload["late"] is not None
+    assert seen.total("pinwatch_losses_total") == 0
 
 
 @plain

@@ -131,6 +131,7 @@ def failure(of: PinEnded | None = None, **changes: Any) -> Failure:
         primary=rules.primary(folios),
         folios=folios,
         caller=(),
+        devices=(),
     )
     return replace(value, **changes)
 

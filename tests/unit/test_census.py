@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pinwatch.aggregate.census import Census, Limits
 from pinwatch.model.sample import TaskKey
-from pinwatch.model.vm import HOST, UNATTRIBUTED, Vm
+from pinwatch.model.vm import HOST, UNATTRIBUTED, Device, Platform, Vm
 
 A = Vm(name="web-01", uuid="6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21")
 B = Vm(name="web-01", uuid="7b20cafe-0d4e-4c1b-9a57-1f0e6f0a9b21")
@@ -156,3 +158,29 @@ def test_a_process_may_become_a_vm_but_a_vm_stays_one() -> None:
     for vm, expected in ((HOST, HOST), (UNATTRIBUTED, HOST), (A, A), (HOST, A), (B, A)):
         of.settle(key(1), vm)
         assert of.vm_of(key(1)) == expected
+
+
+def test_what_is_found_later_is_added_and_what_is_lost_later_stays() -> None:
+    more = replace(A, alias="Web", project="shop", platform=Platform.OPENSTACK)
+    of = census(A)
+    of.settle(key(1), more)
+    assert of.vm_of(key(1)) == more
+    of.settle(key(2), A)  # of a process that is gone only the command line is left
+    assert of.vm_of(key(2)) == more
+    of.settle(key(1), replace(more, name="another", alias="Another"))
+    assert of.vm_of(key(1)) == more
+
+
+def test_what_is_added_keeps_the_label() -> None:
+    of = census(A, B)
+    of.settle(key(2), replace(B, alias="Web"))
+    assert of.vm_of(key(2)) == replace(B, name="web-01~7b20cafe", alias="Web")
+
+
+def test_devices_belong_to_vms_only() -> None:
+    nic = Device(address="0000:01:00.0", driver="vfio-pci", iommu_group="7")
+    of = census(A, HOST)
+    for number in (1, 2, 3):
+        of.give_devices(key(number), (nic,))
+    assert [of.devices_of(key(number)) for number in (1, 2, 3)] == [(nic,), (), ()]
+    assert [of.is_vm(key(number)) for number in (1, 2, 3)] == [True, False, False]

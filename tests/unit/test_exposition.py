@@ -14,7 +14,7 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
-from pinwatch.expose.metrics import VM_COUNTERS, VM_INFO, counter_family, host_families
+from pinwatch.expose.metrics import VM_COUNTERS, VM_DEVICE, VM_INFO, counter_family, host_families
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Snapshot
@@ -40,6 +40,12 @@ class Everything:
             of = (vm.uuid, vm.platform, vm.vmm, vm.basis, vm.alias, vm.project, vm.pod)
             info.add_metric((vm.name, *of), {})
         yield info
+        given = InfoMetricFamily(VM_DEVICE.name, VM_DEVICE.help, labels=VM_DEVICE.labels)
+        for name, devices in self._snapshot.devices.items():
+            for device in devices:
+                of_device = (name, device.address, device.driver, device.iommu_group)
+                given.add_metric(of_device, {})
+        yield given
         yield from host_families(self._snapshot, FACTS)
 
 

@@ -8,15 +8,18 @@ from pinwatch import recording
 from pinwatch.abi import layout
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import Durations, Migrations, TaskKey, TaskTotals
-from pinwatch.model.vm import Basis, LibvirtDomain
+from pinwatch.model.vm import Basis, Device, LibvirtDomain
 from pinwatch.pipeline import Pipeline
 from pinwatch.recording import (
     Counted,
+    DevicesFound,
     IoInFlight,
     Item,
     Named,
     RawRecord,
     RecordingError,
+    Rescanned,
+    TaskGone,
     VmFound,
     VmmsConfigured,
 )
@@ -30,6 +33,11 @@ ITEMS: tuple[recording.Item, ...] = (
         "/machine.slice/x.scope",
         LibvirtDomain(name="x", uuid="y", tgid=3, title="z", project="p", is_nova=True),
     ),
+    DevicesFound(
+        TaskKey(3, 4), (Device(address="0000:01:00.0", driver="vfio-pci", iommu_group="7"),)
+    ),
+    Rescanned(),
+    TaskGone(TaskKey(5, 6)),
     VmmsConfigured(("my-vmm",), r"--vm-name (\S+)"),
     RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"guest=web-01"))),
     Named({0xFFFF: "vb2_create_framevec [videobuf2_memops]"}),
@@ -61,7 +69,7 @@ def test_it_reads_back_what_was_written() -> None:
     assert (facts, wall_ns) == (FACTS, 99)
     assert tuple(items) == ITEMS
     assert len(lines[1]) < 100, "what was not found is left out"
-    assert len(lines[4]) < 4000, "the unused end of the command line is left out"
+    assert len(lines[7]) < 4000, "the unused end of the command line is left out"
 
 
 def test_it_replays_to_the_same_failure() -> None:
@@ -172,7 +180,7 @@ def test_a_record_without_a_command_line_keeps_the_name_that_was_found() -> None
 def test_what_was_found_of_a_process_goes_with_it() -> None:
     pipeline = Pipeline(FACTS, 0)
     pipeline.feed(VmFound(OURS, ("cloud-hypervisor",), SCOPE))
-    pipeline.forget_task(OURS)
+    pipeline.feed(TaskGone(OURS))
     pipeline.feed(RawRecord(bytes(pin_record(b"cloud-hypervisor"))))
     assert pipeline.snapshot().failures[0].vm.basis is Basis.PROGRAM
 

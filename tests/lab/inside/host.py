@@ -112,6 +112,13 @@ class Daemon:
         return self.process.wait(60)
 
 
+def daemon_pid() -> int:
+    """The daemon, which is a child of this process."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (found,) = (int(c) for c in children if b"\0run\0" in Path(f"/proc/{c}/cmdline").read_bytes())
+    return found
+
+
 def why(*arguments: str) -> str:
     """`pinwatch why` as a user would read it."""
     done = subprocess.run([*PINWATCH, "why", *arguments], capture_output=True, check=True)

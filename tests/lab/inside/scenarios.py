@@ -7,13 +7,16 @@ the host's side do (tests/lab/test_scenarios.py).
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ Result = dict[str, Any]
 Scenario = Callable[[], Result]
 
 RECORDING = "/tmp/recording.jsonl"
+BURST = 20_000  # of processes; the socket holds some 8000 messages
+_BURST = "for (1 .. $ARGV[0]) { fork // die $! or POSIX::_exit(0); wait }"
 WITNESSES = (
     "pgmigrate_success", "pgmigrate_fail", "thp_migration_success", "thp_migration_fail",
     "thp_migration_split", "thp_split_page", "thp_split_page_failed",
@@ -81,6 +86,11 @@ def real_qemu() -> Result:
             "stderr": done.stderr.decode(errors="replace"),
             "holder_pid": holder.pid,
             "why": host.why("web-01"),
+            "bdf": vfio.find_edu().name,
+            "devices": [
+                line for line in host.get("/metrics").splitlines()
+                if line.startswith("pinwatch_vm_device_info{")
+            ],
             "metric_lines": [
                 line for line in host.get("/metrics").splitlines()
                 if line.startswith("pinwatch_vfio_map_failures_total") and 'vm="web-01"' in line
@@ -89,6 +99,47 @@ def real_qemu() -> Result:
         }  # fmt: skip
     Path(path).unlink()
     return result
+
+
+def lives() -> Result:
+    """VMs that start and end without a pin, and a burst of processes that the kernel cannot tell
+    while the daemon does not listen."""
+    found = {}
+    with _idle_vm("idle-01"):
+        found["started"] = _seconds_until("idle-01")
+    time.sleep(3)  # a reading of the counters
+    with _idle_vm("idle-01"):  # has no uuid: told from the first only by that one's end
+        found["again"] = _seconds_until("idle-01~2", give_up_s=5)
+    daemon = host.daemon_pid()
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        subprocess.run(["perl", "-MPOSIX", "-e", _BURST, str(BURST)], check=True)
+        with _idle_vm("late-01"):
+            os.kill(daemon, signal.SIGCONT)
+            found["late"] = _seconds_until("late-01")
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    return {**found, "burst": BURST}
+
+
+@contextmanager
+def _idle_vm(name: str) -> Iterator[None]:
+    command = ["qemu-system-x86_64", "-name", name, "-accel", "tcg", "-S", "-nodefaults"]
+    with subprocess.Popen([*command, "-display", "none", "-m", "64M"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def _seconds_until(vm: str, give_up_s: float = 60) -> float | None:
+    """How long it takes until a VM is in the metrics; None when it does not come."""
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < give_up_s:
+        if any(name.startswith("pinwatch_vm_info{") and f'vm="{vm}"' in name
+               for name in host.metrics()):  # fmt: skip
+            return passed
+    return None
 
 
 def drop_caches() -> Result:
@@ -146,7 +197,8 @@ def cma_held() -> Result:
 
 LAYOUTS: dict[str, tuple[Scenario, ...]] = {
     "plain": (
-        module_later, plain_success, held_page, real_qemu, drop_caches, memlock, no_destination,
+        module_later, plain_success, held_page, real_qemu, lives, drop_caches, memlock,
+        no_destination,
     ),
     "fragmented": (founding_report,),
     "cma": (cma_success, cma_held),
