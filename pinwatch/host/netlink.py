@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pyroute2.netlink import NLMSG_DONE
-from pyroute2.netlink.connector import cn_proc
-from pyroute2.netlink.connector.cn_proc import ProcEventSocket
-from pyroute2.netlink.uevent import MONITOR_GROUP_KERNEL, UeventSocket
-
+from pinwatch.host.pyroute2_parts import (
+    MONITOR_GROUP_KERNEL,
+    NLMSG_DONE,
+    UeventSocket,
+    cn_proc,
+)
 from pinwatch.model.kernel import HookState, Mode
 
 _NEEDS = "needs CAP_NET_ADMIN, and the first network and pid namespaces"
@@ -134,7 +135,7 @@ class _Source:
 
 def _process_events() -> _Source:
     """Of the proc connector (drivers/connector/cn_proc.c): starts, and ends of first threads."""
-    sock = ProcEventSocket()
+    sock = cn_proc.ProcEventSocket()
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         _filter(sock)
@@ -146,14 +147,14 @@ def _process_events() -> _Source:
     return _Source(sock, _process_event)
 
 
-def _bind(sock: ProcEventSocket) -> None:
+def _bind(sock: Any) -> None:
     try:
         sock.bind()
     except KeyError:  # after 180 refusals, whatever they were for
         raise PermissionError(errno.EPERM, _NEEDS) from None
 
 
-def _subscribe(sock: ProcEventSocket) -> None:
+def _subscribe(sock: Any) -> None:
     """Ask, and see whether we are told of an end. The kernel's own answer comes from some versions
     only, and from none in another namespace, for which pyroute2's control() would wait for ever."""
     message = cn_proc.proc_event_control()
@@ -202,7 +203,7 @@ def _uevent(message: Any) -> News | None:
     return None
 
 
-def _filter(sock: ProcEventSocket) -> None:
+def _filter(sock: Any) -> None:
     """Have the kernel not even queue forks and ends of threads, by far the most. Offsets are those
     of struct proc_event behind nlmsghdr and cn_msg; the load turns words from network order."""
     load, to_x, if_equal, if_equal_x, give = 0x20, 0x07, 0x15, 0x1D, 0x06  # linux/bpf_common.h

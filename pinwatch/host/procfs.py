@@ -64,12 +64,17 @@ def vmms(procfs: Path, programs: Programs) -> Iterator[TaskKey]:
 
 
 def vmm(procfs: Path, tgid: int, programs: Programs) -> TaskKey | None:
-    """That process, if it looks like a VMM."""
-    try:
-        comm = (procfs / str(tgid) / "comm").read_bytes().decode("utf-8", "backslashreplace")
-    except OSError:
-        return None
-    if programs.vmm(comm.removesuffix("\n")) is None:
+    """That process, if it looks like a VMM: by its own name, which QEMU's `-name process=` changes,
+    or by its program."""
+    if not any(programs.vmm(name) is not None for name in _names(procfs / str(tgid))):
         return None
     ticks = start_ticks(procfs, tgid)
     return None if ticks is None else TaskKey(tgid, ticks * NS_PER_TICK)
+
+
+def _names(process: Path) -> Iterator[str]:
+    try:
+        yield (process / "comm").read_bytes().decode("utf-8", "backslashreplace").removesuffix("\n")
+        yield os.path.basename(os.readlink(process / "exe")).removesuffix(" (deleted)")
+    except OSError:
+        return  # it went away, or is a kernel thread

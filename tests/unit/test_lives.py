@@ -63,6 +63,16 @@ def test_one_that_starts_is_looked_at_only_if_it_runs_vms(host: Host, clock: Clo
     assert lives(host).started(4244) is None
 
 
+@pytest.mark.parametrize("program", ["qemu-system-x86_64", "qemu-system-x86_64 (deleted)"])
+def test_one_that_calls_itself_otherwise_is_known_by_its_program(
+    host: Host, clock: Clock, program: str
+) -> None:
+    host.process(("web-01", "-name", "web-01,process=web-01"), "")
+    assert lives(host).started(4242) is None
+    (host.proc / "4242/exe").symlink_to(f"/usr/bin/{program}")
+    assert lives(host).started(4242) == TASK
+
+
 @pytest.mark.parametrize(
     ("state", "threads", "alive"),
     [("Z", 1, False), ("X", 0, False), ("Z", 3, True), ("D", 1, True)],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 
 import pytest
-from pyroute2.netlink.connector import cn_proc
 from pyroute2.netlink.uevent import MarshalUevent
 
 from pinwatch.host import netlink
 from pinwatch.host.netlink import DriverChanged, Executed, Exited, ModuleAdded, News
+from pinwatch.host.pyroute2_parts import cn_proc
 
 
 def process_message(what: int, *rest: int) -> bytes:
@@ -58,3 +60,11 @@ def test_uevents(lines: tuple[str, ...], expected: News | None) -> None:
     data = b"".join(line.encode(errors="surrogateescape") + b"\0" for line in lines)
     (parsed,) = MarshalUevent().parse(data)
     assert netlink._uevent(parsed) == expected
+
+
+def test_the_rest_of_pyroute2_stays_away() -> None:
+    look = (
+        "import sys, pinwatch.host.netlink; print(sum('pyroute2' in name for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, check=True)
+    assert int(done.stdout) < 60
