@@ -27,7 +27,7 @@ from pinwatch.model.kernel import HookState, Mode
 _NEEDS = "needs CAP_NET_ADMIN, and the first network and pid namespaces"
 _ANSWER_MS = 1000
 _RECEIVE_BYTES = 65536
-_BUFFER_BYTES = 4 << 20  # a thousand processes a second, unread for two seconds
+_BUFFER_BYTES = 2 << 20  # a thousand processes a second, unread for two seconds
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 
