@@ -23,7 +23,7 @@ class Hint(StrEnum):
     PAGEOUT = "madvise_pageout", "reclaim of a range now (MADV_PAGEOUT)", False
     POPULATE_READ = "madvise_populate_read", "pages now (MADV_POPULATE_READ)", False
     POPULATE_WRITE = "madvise_populate_write", "pages now (MADV_POPULATE_WRITE)", False
-    UNKNOWN_ADVICE = "madvise_unknown", "something that no kernel knows", False
+    UNKNOWN_ADVICE = "madvise_unknown", "something that no kernel knows", True
     MAP_POPULATE = "map_populate", "pages while mapping (MAP_POPULATE)", False
     MAP_LOCKED = "map_locked", "locked pages while mapping (MAP_LOCKED)", False
     MAP_HUGETLB = "map_hugetlb", "pages of the hugetlb pool (MAP_HUGETLB)", False
