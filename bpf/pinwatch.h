@@ -17,6 +17,7 @@ enum pw_record {
 	PW_RECORD_PIN_FAILED = 2,	/* one pin operation that failed */
 	PW_RECORD_MODULE = 3,		/* a module was loaded: late hooks may attach */
 	PW_RECORD_PIN_SLOW = 4,		/* one that succeeded, but see struct pw_limits */
+	PW_RECORD_HINT = 5,		/* a process said something of its memory */
 };
 
 enum pw_source {
@@ -72,6 +73,19 @@ enum pw_wait {
 	PW_WAIT_COUNT = 4,
 };
 
+/* The system call by which a process says something of its memory. */
+enum pw_call {
+	PW_CALL_MADVISE = 0,
+	PW_CALL_MMAP = 1,
+	PW_CALL_MLOCK = 2,
+	PW_CALL_MLOCKALL = 3,
+	PW_CALL_PRCTL = 4,		/* PR_SET_THP_DISABLE */
+	PW_CALL_MEMFD_CREATE = 5,
+	PW_CALL_MBIND = 6,
+	PW_CALL_SET_MEMPOLICY = 7,
+	PW_CALL_COUNT = 8,
+};
+
 #define PW_COMM_LEN 16
 #define PW_CMDLINE_LEN 4096
 #define PW_MODULE_LEN 56
@@ -99,6 +113,17 @@ struct pw_cmdline {
 struct pw_task_record {
 	struct pw_head head;
 	struct pw_cmdline cmdline;
+};
+
+struct pw_hint_record {
+	struct pw_head head;
+	__u64 address;
+	__u64 length;		/* bytes; 0: all of the process, or of a file that has no size yet */
+	__u64 resident_pages;	/* of the process, when the call returned */
+	__u64 pinned_pages;	/* that VFIO and iommufd had pinned for it by then */
+	__s64 rc;
+	__u32 call;		/* enum pw_call */
+	__u32 value;		/* advice, flags or mode, as the caller gave them */
 };
 
 struct pw_module_record {
@@ -324,5 +349,6 @@ enum pw_loss {
 	PW_LOSS_TOTALS_FULL = 3,
 	PW_LOSS_FRAME_STALE = 4,	/* an operation began before the last one's end was seen */
 	PW_LOSS_READ_FAULT = 5,
-	PW_LOSS_COUNT = 6,
+	PW_LOSS_HINTS_FULL = 6,		/* a process gave more hints than it is asked for */
+	PW_LOSS_COUNT = 7,
 };

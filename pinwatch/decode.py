@@ -24,6 +24,7 @@ from pinwatch.model.event import (
     Task,
     TaskSeen,
 )
+from pinwatch.model.hint import Hint, HintGiven
 from pinwatch.model.holder import Holder
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.pin import PinSource, Wait
@@ -117,6 +118,51 @@ def _task_seen(data: bytes, _kernel: KernelFacts) -> TaskSeen:
 def _module_loaded(data: bytes, _kernel: KernelFacts) -> ModuleLoaded:
     record = _parse(layout.ModuleRecord, data)
     return ModuleLoaded(time_ns=record.head.time_ns, name=text(record.name))
+
+
+_ADVICE = {
+    12: Hint.MERGEABLE, 14: Hint.HUGEPAGE, 15: Hint.NOHUGEPAGE, 20: Hint.COLD, 21: Hint.PAGEOUT,
+    22: Hint.POPULATE_READ, 23: Hint.POPULATE_WRITE, 25: Hint.COLLAPSE,
+}  # fmt: skip
+# uapi/asm-generic/mman.h, the one that says most first
+_MAP_FLAGS = ((0x8000, Hint.MAP_POPULATE), (0x2000, Hint.MAP_LOCKED), (0x40000, Hint.MAP_HUGETLB))
+_CALLS: dict[int, Hint] = {
+    layout.Call.MLOCK: Hint.MLOCK,
+    layout.Call.MLOCKALL: Hint.MLOCKALL,
+    layout.Call.MEMFD_CREATE: Hint.MEMFD_HUGETLB,
+    layout.Call.MBIND: Hint.MBIND,
+    layout.Call.SET_MEMPOLICY: Hint.SET_MEMPOLICY,
+}
+
+
+def _hint(call: int, value: int) -> Hint:
+    match call:
+        case layout.Call.MADVISE:
+            return _ADVICE.get(value, Hint.UNKNOWN_ADVICE)
+        case layout.Call.PRCTL:
+            return Hint.THP_DISABLE if value else Hint.THP_ENABLE
+        case layout.Call.MMAP:
+            found = next((hint for flag, hint in _MAP_FLAGS if value & flag), None)
+        case _:
+            found = _CALLS.get(call)
+    if found is None:
+        raise DecodeError(f"unknown hint {call}, {value:#x}")
+    return found
+
+
+def _hint_given(data: bytes, _kernel: KernelFacts) -> HintGiven:
+    record = _parse(layout.HintRecord, data)
+    return HintGiven(
+        time_ns=record.head.time_ns,
+        task=_task(record.head).key,
+        hint=_hint(record.call, record.value),
+        value=record.value,
+        address=record.address,
+        length_bytes=record.length,
+        errno=max(0, -record.rc),
+        resident_bytes=record.resident_pages * PAGE_SIZE,
+        pinned_bytes=record.pinned_pages * PAGE_SIZE,
+    )
 
 
 def introduction(data: bytes) -> tuple[TaskKey, tuple[str, ...]] | None:
@@ -353,4 +399,5 @@ _DECODERS: dict[int, Callable[[bytes, KernelFacts], Event]] = {
     layout.Record.MODULE: _module_loaded,
     layout.Record.PIN_FAILED: _pin_ended,
     layout.Record.PIN_SLOW: _pin_ended,
+    layout.Record.HINT: _hint_given,
 }

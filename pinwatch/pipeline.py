@@ -15,6 +15,7 @@ from pinwatch.classify import holders, rules, slow
 from pinwatch.decode import DecodeError, decode
 from pinwatch.model.event import ModuleLoaded, PinEnded, TaskSeen
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import HookState, KernelFacts
 from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
@@ -96,11 +97,21 @@ class Pipeline:
                 self._introduced(event.task.key, event.cmdline)
             case ModuleLoaded():
                 return event
+            case HintGiven():
+                self._hinted(event)
             case PinEnded() if event.errno:
                 return self._failed(event)
             case PinEnded():
                 return self._slow(event)
         return None
+
+    def _hinted(self, hint: HintGiven) -> None:
+        """A VM is known by then as /proc knows it; what others say of their memory is nothing to
+        us."""
+        for task in (hint.task, hint.task.in_ticks):
+            if self._ledger.is_vm(task):
+                self._ledger.add_hint(task, hint)
+                return
 
     def _found(self, task: TaskKey, evidence: Evidence) -> None:
         self._beside[task] = replace(evidence, cmdline=())

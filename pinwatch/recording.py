@@ -36,6 +36,7 @@ _RECORD_SIZES: dict[int, int] = {
     layout.Record.MODULE: ct.sizeof(layout.ModuleRecord),
     layout.Record.PIN_FAILED: ct.sizeof(layout.PinRecord),
     layout.Record.PIN_SLOW: ct.sizeof(layout.PinRecord),
+    layout.Record.HINT: ct.sizeof(layout.HintRecord),
 }
 
 

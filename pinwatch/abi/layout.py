@@ -26,6 +26,7 @@ class Record(IntEnum):
     PIN_FAILED = 2
     MODULE = 3
     PIN_SLOW = 4
+    HINT = 5
 
 
 class Source(IntEnum):
@@ -110,7 +111,20 @@ class Loss(IntEnum):
     TOTALS_FULL = 3
     FRAME_STALE = 4
     READ_FAULT = 5
-    COUNT = 6
+    HINTS_FULL = 6
+    COUNT = 7
+
+
+class Call(IntEnum):
+    MADVISE = 0
+    MMAP = 1
+    MLOCK = 2
+    MLOCKALL = 3
+    PRCTL = 4
+    MEMFD_CREATE = 5
+    MBIND = 6
+    SET_MEMPOLICY = 7
+    COUNT = 8
 
 
 class Head(ct.Structure):
@@ -136,6 +150,19 @@ class Cmdline(ct.Structure):
 
 class TaskRecord(ct.Structure):
     _fields_ = (("head", Head), ("cmdline", Cmdline))
+
+
+class HintRecord(ct.Structure):
+    _fields_ = (
+        ("head", Head),
+        ("address", ct.c_uint64),
+        ("length", ct.c_uint64),
+        ("resident_pages", ct.c_uint64),
+        ("pinned_pages", ct.c_uint64),
+        ("rc", ct.c_int64),
+        ("call", ct.c_uint32),
+        ("value", ct.c_uint32),
+    )
 
 
 class ModuleRecord(ct.Structure):
@@ -330,6 +357,7 @@ _STRUCTS: dict[str, type[ct.Structure]] = {
     "pw_cmdline": Cmdline,
     "pw_task_record": TaskRecord,
     "pw_module_record": ModuleRecord,
+    "pw_hint_record": HintRecord,
     "pw_window": Window,
     "pw_culprit": Culprit,
     "pw_vma": Vma,
@@ -356,6 +384,7 @@ _ENUMS: dict[str, type[IntEnum]] = {
     "PW_RESULT_": Result,
     "PW_WITNESS_": Witness,
     "PW_LOSS_": Loss,
+    "PW_CALL_": Call,
 }
 
 

@@ -6,15 +6,18 @@ no clock here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 
 from pinwatch.aggregate.series import Series
+from pinwatch.model.hint import HintGiven
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Device, Vm
 
 _LEARNT = ("alias", "project", "pod")
+KEPT_HINTS = 32  # of a VM
 UUID_PART = 8  # characters, as in 6f3a1c52-...
 
 
@@ -35,6 +38,7 @@ class Resident:
     series: Series
     tasks: set[TaskKey] = field(default_factory=set)  # alive
     devices: tuple[Device, ...] = ()  # VFIO's, as last seen
+    hints: deque[HintGiven] = field(default_factory=lambda: deque(maxlen=KEPT_HINTS))
     gone_ns: int = 0  # when the last of them went (CLOCK_MONOTONIC); holds while there are none
 
     def lives_apart_from(self, task: TaskKey) -> bool:
@@ -80,6 +84,10 @@ class Census:
         """Processes that are no VM share a home, and their devices are nobody's."""
         if self.is_vm(task):
             self._homes[task].devices = devices
+
+    def add_hint(self, task: TaskKey, hint: HintGiven) -> None:
+        if self.is_vm(task):
+            self._homes[task].hints.append(hint)
 
     @property
     def tasks(self) -> tuple[TaskKey, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pinwatch.aggregate.census import Census, Limits
 from pinwatch.model.event import PinEnded
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import HookState
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
@@ -106,6 +107,12 @@ class Ledger:
         series = self._census.series_of(slow.pin.task.key)
         series.add("pinwatch_longterm_slow_pins_total", (slow.pin.source, slow.cause), 1)
 
+    def add_hint(self, key: TaskKey, hint: HintGiven) -> None:
+        """Count what a VM's process said of its memory, and keep the newest of it."""
+        labels = (hint.hint, hint.timing, errno_name(hint.errno) if hint.errno else "")
+        self._census.series_of(key).add("pinwatch_vm_hints_total", labels, 1)
+        self._census.add_hint(key, hint)
+
     def name_callers(self, caller: Callable[[PinEnded], tuple[str, ...]]) -> None:
         """Names of kernel functions have come: tell again who called."""
         for at, failure in enumerate(self._failures):
@@ -174,6 +181,7 @@ class Ledger:
         return Snapshot(
             time_s=(self._now_ns + wall_offset_ns) / 1e9,
             vms=tuple(resident.vm for resident in shown),
+            hints={r.vm.name: tuple(r.hints) for r in shown if r.hints},
             devices={r.vm.name: r.devices for r in shown if r.devices},
             host_counters={**self._host_counters, **own},
             vm_counters={resident.vm.name: resident.series.frozen() for resident in shown},

@@ -72,6 +72,12 @@ VM_COUNTERS = (
         "Huge pages that a pin could not split; EAGAIN is tried several times, each counts.",
     ),
     MetricSpec(
+        "pinwatch_vm_hints_total",
+        ("vm", "hint", "timing", "errno"),
+        "What the VMM said of the VM's memory (ranges of 16 MiB and more), and whether that came "
+        "before the memory was there.",
+    ),
+    MetricSpec(
         "pinwatch_longterm_slow_pins_total",
         ("vm", "source", "cause"),
         "Long-term pin operations that worked, but took longer than slow_pin_seconds or started "

@@ -396,7 +396,29 @@ _HOST = (
     ),
 )
 
-HOOKS: tuple[Hook, ...] = (*_PIN, *_MIGRATION, *_SOURCES, *_WAITS, *_HOLDERS, *_HOST)
+# One for each system call: its wrapper has the caller's registers, on every kernel the same.
+_HINTS = tuple(
+    Hook(
+        name=f"hint_{name}",
+        symbols=(f"__x64_sys_{call}",),
+        modes=(Mode.FENTRY,),  # the arguments are needed on return
+        entry=False,
+        exit=True,
+        sees=f"what a VMM says of its memory by {call}(2)",
+    )
+    for name, call in (
+        ("madvise", "madvise"),
+        ("mmap", "mmap"),
+        ("mlock", "mlock"),
+        ("mlockall", "mlockall"),
+        ("prctl", "prctl"),
+        ("memfd", "memfd_create"),
+        ("mbind", "mbind"),
+        ("mempolicy", "set_mempolicy"),
+    )
+)
+
+HOOKS: tuple[Hook, ...] = (*_PIN, *_MIGRATION, *_SOURCES, *_WAITS, *_HOLDERS, *_HOST, *_HINTS)
 
 # The only fields of kernel structures that bpf/*.c may name.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -404,7 +426,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "flags", "tgid", "comm", "mm", "signal", "cred", "real_parent", "group_leader",
         "start_boottime", "files",
     ),
-    "mm_struct": ("arg_start", "arg_end", "locked_vm", "pinned_vm"),
+    "mm_struct": ("arg_start", "arg_end", "locked_vm", "pinned_vm", "rss_stat"),
+    "mm_rss_stat": ("count",),  # before v6.2
+    "percpu_counter": ("count",),
     "signal_struct": ("rlim",),
     "cred": ("cap_effective", "user"),
     "user_struct": ("locked_vm",),
@@ -426,8 +450,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "mem_section": ("usage",),
     "mem_section_usage": ("pageblock_flags",),
     "module": ("name",),
-    # the registers that a kprobe reads, x86-64
-    "pt_regs": ("di", "si", "dx", "cx", "r8", "r9", "ax", "ip", "sp", "bp"),
+    # the registers that a kprobe reads, and a system call's arguments, x86-64
+    "pt_regs": ("di", "si", "dx", "cx", "r8", "r9", "r10", "ax", "ip", "sp", "bp"),
 }  # fmt: skip
 
 # Enumerators passed to the BPF side as KERNEL_<name>.

@@ -148,7 +148,7 @@ def _lru_batch_macros(kernel: KernelProbe) -> str:
 SOURCES = (
     "pinwatch.h", "common.h", "compat.h", "task.h", "windows.h", "folio.h",
     "gup.c", "waits.c", "holders.c", "walks.c", "pipes.c", "migrate.c", "lru_batches.c", "split.c",
-    "host.c",
+    "host.c", "hints.c",
     "vfio.c", "iommufd.c", "io_uring.c", "rdma.c", "af_xdp.c", "vdpa.c", "udmabuf.c", "sev.c",
     "module.c",
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pinwatch.model.hint import HintGiven
 from pinwatch.model.holder import Holder
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import TaskKey
@@ -194,4 +195,4 @@ class PinEnded:
     memlock: Memlock
 
 
-Event = TaskSeen | ModuleLoaded | PinEnded
+Event = TaskSeen | ModuleLoaded | PinEnded | HintGiven

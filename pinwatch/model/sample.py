@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pinwatch.model.pin import PinSource, Wait
 
+TICK_NS = 10_000_000
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class TaskKey:
@@ -13,6 +15,11 @@ class TaskKey:
 
     tgid: int
     start_ns: int  # CLOCK_BOOTTIME
+
+    @property
+    def in_ticks(self) -> TaskKey:
+        """As /proc knows the start, which is in units of 10 ms (USER_HZ)."""
+        return TaskKey(self.tgid, self.start_ns // TICK_NS * TICK_NS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

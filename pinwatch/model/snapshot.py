@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import HookState
 from pinwatch.model.sample import Durations
 from pinwatch.model.vm import Device, Vm
@@ -20,6 +21,7 @@ class Snapshot:
 
     time_s: float  # wall clock, of the newest sample
     vms: tuple[Vm, ...]  # those with series of their own, and what stands for others (~host)
+    hints: Mapping[str, tuple[HintGiven, ...]]  # by vm label, newest last, bounded
     devices: Mapping[str, tuple[Device, ...]]  # VFIO devices by vm label
     host_counters: Counters
     vm_counters: Mapping[str, Counters]  # vm label -> its counters; their labels lack the vm

@@ -154,6 +154,30 @@ def test_what_the_kernel_could_not_tell_is_looked_up(run: LabRun) -> None:
 
 
 @plain
+def test_hints_are_told_with_when_they_came(run: LabRun) -> None:
+    seen = run.scenario("hints")
+    assert seen.workload["said"] == [0, 22, 0, 0, 22, 0, 0, 0, 0]
+    assert seen.workload["mapped"] == 0
+    name = "pinwatch_vm_hints_total{"
+    told = {key.removeprefix(name): n for key, n in seen.metrics.items() if key.startswith(name)}
+    assert told == {
+        f'errno="{errno}",hint="{hint}",timing="{timing}",vm="hinting"}}': 1
+        for hint, timing, errno in (
+            ("madvise_hugepage", "before_populate", ""),
+            ("madvise_unknown", "before_populate", "EINVAL"),
+            ("map_populate", "before_populate", ""),
+            ("madvise_hugepage", "after_populate", ""),
+            ("madvise_nohugepage", "after_populate", ""),
+            ("madvise_unknown", "after_populate", "EINVAL"),
+            ("mlock", "before_populate", ""),
+            ("mbind", "after_populate", ""),
+            ("madvise_hugepage", "after_pin", ""),
+            ("thp_disable", "after_pin", ""),
+        )
+    }
+
+
+@plain
 def test_drop_caches_is_named_with_who_wrote_it(run: LabRun) -> None:
     """6.1 fails about a third of the maps, newer kernels none; each failure must be explained."""
     seen = run.scenario("drop_caches")

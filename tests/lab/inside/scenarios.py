@@ -142,6 +142,11 @@ def _seconds_until(vm: str, give_up_s: float = 60) -> float | None:
     return None
 
 
+def hints() -> Result:
+    """A process that looks like a VMM says this and that of its memory."""
+    return host.run_workload("hints", vm="hinting", mib=64)
+
+
 def drop_caches() -> Result:
     """The suspect of the mailing list: a loop of drop_caches beside 30 maps."""
     stop, writes = threading.Event(), 0
@@ -197,7 +202,7 @@ def cma_held() -> Result:
 
 LAYOUTS: dict[str, tuple[Scenario, ...]] = {
     "plain": (
-        module_later, plain_success, held_page, real_qemu, lives, drop_caches, memlock,
+        module_later, plain_success, held_page, real_qemu, lives, hints, drop_caches, memlock,
         no_destination,
     ),
     "fragmented": (founding_report,),

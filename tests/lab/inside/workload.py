@@ -6,12 +6,14 @@ numbers are compared with. A process of its own, because pinwatch counts by proc
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from tests.lab.inside.memory import PAGE, Memory
 from tests.lab.inside.vfio import Container
 
 MIB = 1 << 20
+_MBIND, _PR_SET_THP_DISABLE = 237, 41
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def maps(
@@ -85,15 +89,12 @@ def memlock(*, mib: int, limit_mib: int) -> dict[str, Any]:
 
 def drop_capability(bit: int) -> None:
     """Take one bit out of the effective and permitted sets (capset(2), version 3)."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
-    libc.capget(header, data)
+    _libc.capget(header, data)
     data[0] &= ~(1 << bit)
     data[1] &= ~(1 << bit)
-    if libc.capset(header, data):
+    if _libc.capset(header, data):
         raise OSError(ctypes.get_errno(), "capset")
 
 
@@ -164,6 +165,43 @@ def movable_only(*, mib: int, cpuset: str) -> dict[str, Any]:
     # Out again before it speaks: a pipe's pages could not be allocated here either.
     Path(cpuset).parent.joinpath("cgroup.procs").write_text(str(os.getpid()))
     return {"errors": [result], "pages": ram.size // PAGE}
+
+
+def hints(*, mib: int) -> dict[str, Any]:
+    """What a VMM may say of its memory: first nothing is there, then all, then all is pinned. The
+    results of the calls, in order."""
+    first = memory.memfd(mib * MIB, populate=False)
+    said = [_said(_madvise, first, advice) for advice in (14, 26)]
+    container, ram = Container(), memory.memfd(mib * MIB)  # MAP_POPULATE
+    said += [_said(_madvise, ram, advice) for advice in (14, 15, 26)]
+    said += [_said(_mlock, ram), _said(_mbind, ram)]
+    mapped = container.map(ram)
+    said += [_said(_madvise, ram, 14), _said(_thp_disable)]
+    _madvise(memory.memfd(4 * MIB), 14)  # too small to be a VM's
+    return {"said": said, "mapped": mapped}
+
+
+def _said(call: Callable[..., int], *arguments: object) -> int:
+    ctypes.set_errno(0)
+    return ctypes.get_errno() if call(*arguments) else 0
+
+
+def _madvise(ram: Memory, advice: int) -> int:
+    return int(_libc.madvise(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size), advice))
+
+
+def _mlock(ram: Memory) -> int:
+    return int(_libc.mlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size)))
+
+
+def _mbind(ram: Memory) -> int:
+    """MPOL_DEFAULT: the call counts, not the nodes."""
+    address, size = ctypes.c_long(ram.address), ctypes.c_long(ram.size)
+    return int(_libc.syscall(_MBIND, address, size, 0, None, 0, 0))
+
+
+def _thp_disable() -> int:
+    return int(_libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0))
 
 
 def hold_file(*, path: str, mib: int, offset: int) -> dict[str, Any]:
