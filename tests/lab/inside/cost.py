@@ -1,4 +1,5 @@
-"""What a VFIO map costs with and without pinwatch, in instructions a page.
+"""What a VFIO map costs with and without pinwatch, in instructions a page; and system calls that
+are watched and often called, in instructions a call.
 
 `python -m tests.lab.inside.cost`, in a guest whose clock counts instructions (QEMU -icount),
 so that a nanosecond is an instruction and a busy machine does not matter. Sends medians; also the
@@ -7,6 +8,7 @@ memory of the daemon when ready and 5 minutes later.
 
 from __future__ import annotations
 
+import mmap
 import statistics
 import sys
 import time
@@ -19,6 +21,7 @@ from tests.lab.inside.vfio import Container
 
 SIZE = 32 << 20
 MIGRATING, STAYING = 9, 25  # how often each is measured
+CALLS = 500  # of a system call, in one measurement
 LATER_S = 300
 
 
@@ -51,7 +54,29 @@ def measure(container: Container, settled: Memory) -> dict[str, float]:
         "staying": statistics.median(staying),
         "migrating_spread": max(migrating) - min(migrating),
         "staying_spread": max(staying) - min(staying),
+        "mmap": statistics.median(_call_ns(_mmap) for _ in range(STAYING)),
+        "madvise": statistics.median(_call_ns(_madvise) for _ in range(STAYING)),
     }
+
+
+def _call_ns(call: Callable[[], object]) -> float:
+    """Time of one call, Python's part of it included."""
+    began = time.monotonic_ns()
+    for _ in range(CALLS):
+        call()
+    return (time.monotonic_ns() - began) / CALLS
+
+
+def _mmap() -> None:
+    """As malloc calls it; of no size that is told."""
+    mmap.mmap(-1, PAGE).close()
+
+
+_scratch = mmap.mmap(-1, PAGE)
+
+
+def _madvise() -> None:
+    _scratch.madvise(mmap.MADV_DONTNEED)
 
 
 def report(name: str, measured: Callable[[], dict[str, float]]) -> None:
