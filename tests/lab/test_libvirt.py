@@ -1,0 +1,133 @@
+"""Every VM by its name: those of a real libvirtd, those that libvirt's cgroup names, those that are
+dead before anybody looks, and those that ran before the daemon did.
+
+They run inside the guest (tests/lab/inside/libvirt.py); here they are judged.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import pytest
+
+from tests.lab.conftest import LabRun, Observed, as_json, in_guest
+from tests.lab.outcome import Status
+
+pytestmark = in_guest("libvirt", "6.12")
+
+ENOMEM = 12
+FAILURES = "pinwatch_vfio_map_failures_total"
+PINS = "pinwatch_longterm_pins_total"
+UNATTRIBUTED = "~unattributed"
+MOMENTARY = ("short_lives", "lives_unseen")
+
+
+def only_failure(seen: Observed) -> dict[str, Any]:
+    assert len(seen.failures) == 1, as_json(seen.failures)
+    return seen.failures[0]
+
+
+def series_of(seen: Observed, vm: str) -> dict[str, float]:
+    """All that was counted for a VM."""
+    return {name: n for name, n in seen.metrics.items() if f'vm="{vm}"' in name}
+
+
+def check_nothing_lost(seen: Observed) -> None:
+    assert not series_of(seen, UNATTRIBUTED)
+    assert seen.total("pinwatch_losses_total") == 0
+
+
+def test_guest_ran_to_its_end(run: LabRun) -> None:
+    assert run.outcome.status is Status.FINISHED, str(run.outcome)
+    assert run.outcome.code == 0
+
+
+def test_domain_whose_start_fails_is_named(run: LabRun) -> None:
+    seen = run.scenario("real_libvirt")
+    start = seen.workload["started"]["web-01"]
+    assert start["exit_code"] == 1, as_json(start)
+    assert "Cannot allocate memory" in start["log"]
+    failure = only_failure(seen)
+    assert failure["vm"]["name"] == "web-01"
+    assert failure["vm"]["uuid"] == "6d1f4a3e-9b52-4c57-8d0e-2f7a3c9e1b01"
+    assert failure["vm"]["platform"] == "libvirt"
+    assert failure["vm"]["alias"] == "the shop"
+    assert failure["reason"] == "dst_alloc_failed"
+    assert seen.metric(FAILURES, vm="web-01", errno="ENOMEM", reason="dst_alloc_failed") == 1
+    assert seen.total(FAILURES) == 1
+    assert "VM web-01 (the shop): VFIO map of 64 MiB failed with ENOMEM" in one_line(
+        seen.workload["why"]
+    )
+    check_nothing_lost(seen)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_domain_beside_it_is_untouched(run: LabRun) -> None:
+    seen = run.scenario("real_libvirt")
+    name = "instance-0000002a"
+    assert seen.workload["started"][name]["exit_code"] == 0, as_json(seen.workload)
+    assert seen.metric(PINS, vm=name, source="vfio_type1") > 0
+    assert (
+        seen.metric("pinwatch_longterm_pinned_pages_total", vm=name, source="vfio_type1")
+        >= 64 * 256
+    )
+    assert not [series for series in series_of(seen, name) if "fail" in series]
+
+
+def test_nova_s_names_are_read_from_the_live_domain(run: LabRun) -> None:
+    info = run.scenario("real_libvirt").workload["info"]["instance-0000002a"]
+    assert info["platform"] == "openstack"
+    assert info["uuid"] == "6d1f4a3e-9b52-4c57-8d0e-2f7a3c9e1b02"
+    assert (info["alias"], info["project"]) == ("billing", "accounts")
+
+
+@pytest.mark.parametrize("scenario", MOMENTARY)
+def test_each_of_a_hundred_short_lives_is_named(run: LabRun, scenario: str) -> None:
+    seen = run.scenario(scenario)
+    names = seen.workload["names"]
+    assert len(set(names)) == 100
+    assert seen.workload["errors"] == [ENOMEM] * 100
+    # 5 ms on a processor, some 20 times that in emulation
+    assert statistics.median(seen.workload["lives_ms"]) < 400
+    assert sorted(failure["vm"]["name"] for failure in seen.failures) == names
+    for name in names:
+        assert seen.metric(FAILURES, vm=name, errno="ENOMEM", reason="extra_ref_plain") == 1
+    assert seen.total(FAILURES) == 100
+    assert len({failure["vm"]["uuid"] for failure in seen.failures}) == 100
+    check_nothing_lost(seen)
+
+
+def test_vmm_in_libvirt_s_scope_is_named(run: LabRun) -> None:
+    seen = run.scenario("libvirt_scope")
+    assert seen.workload["exit_code"] == 1, seen.workload["stderr"]
+    assert "Cannot allocate memory" in seen.workload["stderr"]
+    failure = only_failure(seen)
+    assert failure["vm"]["name"] == "web-02"
+    assert failure["vm"]["uuid"] == "0b6a0e57-6a0b-4c6e-8f43-0b5ad5a3b902"
+    assert failure["vm"]["platform"] == "libvirt"
+    assert seen.metric(FAILURES, vm="web-02", errno="ENOMEM", reason="extra_ref_plain") == 1
+    assert seen.total(FAILURES) == 1
+    check_nothing_lost(seen)
+
+
+def test_scope_alone_tells_that_a_vm_is_libvirt_s(run: LabRun) -> None:
+    seen = run.scenario("libvirt_scope")
+    info = seen.workload["info"]["web-03"]
+    assert info["platform"] == "libvirt"
+    assert info["uuid"] == "0b6a0e57-6a0b-4c6e-8f43-0b5ad5a3b903"
+    assert seen.metric(PINS, vm="web-03", source="vfio_type1") > 0
+
+
+def test_running_vms_are_found_again_after_a_restart(run: LabRun) -> None:
+    result = run.result("restarted")
+    assert result["code"] == result["second_code"] == 0
+    assert sorted(result["running"]) == ["db-01", "instance-0000002a"]
+    assert set(result["info"]) == {"db-01", "instance-0000002a", "web-03"}
+    for name in ("instance-0000002a", "web-03"):
+        assert result["info"][name] == result["before"][name]
+    assert result["info"]["db-01"]["uuid"] == "6d1f4a3e-9b52-4c57-8d0e-2f7a3c9e1b03"
+    assert result["info"]["db-01"]["platform"] == "libvirt"
