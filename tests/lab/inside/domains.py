@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pwd
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Domain:
   <metadata>{self.metadata}</metadata>
   <memory unit='MiB'>64</memory>
   <memoryBacking>
-    <source type='memfd'/><access mode='shared'/><allocation mode='immediate'/>
+    <source type='memfd'/><access mode='shared'/>
   </memoryBacking>
   {numatune if self.nodeset else ""}
   <vcpu>1</vcpu>
@@ -87,7 +88,8 @@ def start_libvirtd() -> None:
     (_CONF / "libvirtd.conf").write_text('auth_unix_rw = "none"\n')
     _add_user("libvirt-qemu")
     with _LOG.open("wb") as log:
-        subprocess.Popen(["libvirtd"], stdout=log, stderr=log)
+        reaped = [sys.executable, "-m", "tests.lab.inside.reaper", "libvirtd"]
+        subprocess.Popen(reaped, stdout=log, stderr=log)
     deadline = time.monotonic() + _READY_S
     while virsh("list", "--all").returncode:
         if time.monotonic() > deadline:

@@ -10,13 +10,12 @@ import json
 import os
 import re
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.lab.inside import memory
+from tests.lab.inside import memory, momentary
 from tests.lab.inside.memory import PAGE, Memory
 from tests.lab.inside.vfio import Container
 
@@ -178,35 +177,24 @@ def hold_file(*, path: str, mib: int, offset: int) -> dict[str, Any]:
     return {}
 
 
-# A VMM of one system call: it maps memory into a VFIO container, both inherited, and ends.
-MOMENTARY_VMM = """
-my $address = syscall(9, 0, 4096, 3, 1, 11, 0);               # mmap(2), shared, of descriptor 11
-my $map = pack("LLQQQ", 32, 3, $address, 1 << 24, 4096);      # struct vfio_iommu_type1_dma_map
-exit(syscall(16, 10, 0x3b71, $map) ? $! + 0 : 0);             # ioctl(2), VFIO_IOMMU_MAP_DMA
-"""
-
-
 def momentary_vms(*, prefix: str, count: int) -> dict[str, Any]:
     """VMs, one after the other, that each fail to map the same page, which a pipe of ours holds.
-    Perl, because it starts quickest of what every Debian has; a life is from exec to reaping."""
+    A life is from the end of its exec to its end."""
     container, ram = Container(), memory.memfd(PAGE)
     memory.hold_in_pipe(ram, 0)
-    directory = Path("/run/momentary")
-    directory.mkdir(exist_ok=True)
-    vmm, script = directory / "qemu-system-x86_64", directory / "vmm.pl"
-    shutil.copy("/usr/bin/perl", vmm)  # so that its comm, too, is that of a VMM
-    script.write_text(MOMENTARY_VMM)
+    vmm = Path("/run/qemu-system-x86_64")
+    momentary.write(vmm)
     names = [f"{prefix}-{number:02}" for number in range(count)]
     lives, errors = [], []
     for number, name in enumerate(names):
-        arguments = ("-name", f"guest={name}", "-uuid", f"5c0ffee0-0000-4000-8000-{number:012x}")
+        uuid = f"5c0ffee0-0000-4000-8000-{number:012x}"
         pid = os.posix_spawn(
             vmm,
-            [vmm.name, str(script), *arguments],
+            [vmm.name, "-name", f"guest={name},debug-threads=on", "-uuid", uuid],
             os.environ,
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, container.fileno(), 10),
-                (os.POSIX_SPAWN_DUP2, ram.fd, 11),
+                (os.POSIX_SPAWN_DUP2, container.fileno(), momentary.CONTAINER),
+                (os.POSIX_SPAWN_DUP2, ram.fd, momentary.MEMORY),
             ],
         )
         began = time.monotonic()
