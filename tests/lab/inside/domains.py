@@ -43,7 +43,8 @@ class Domain:
     def xml(self, device: str = "") -> str:
         """Its definition; `device` is the PCI address of a device to pass through."""
         title = f"<title>{self.title}</title>" if self.title else ""
-        numatune = f"<numatune><memory mode='strict' nodeset='{self.nodeset}'/></numatune>"
+        # Not "strict": then a thread that allocates must run on the node, which may have no CPU.
+        numatune = f"<numatune><memory mode='restrictive' nodeset='{self.nodeset}'/></numatune>"
         return f"""\
 <domain type='qemu'>
   <name>{self.name}</name>
@@ -52,7 +53,7 @@ class Domain:
   <metadata>{self.metadata}</metadata>
   <memory unit='MiB'>64</memory>
   <memoryBacking>
-    <source type='memfd'/><access mode='shared'/>
+    <source type='memfd'/><access mode='shared'/><allocation mode='immediate'/>
   </memoryBacking>
   {numatune if self.nodeset else ""}
   <vcpu>1</vcpu>

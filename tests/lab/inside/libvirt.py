@@ -39,6 +39,12 @@ WORKING = Domain(
 )
 WITHOUT_DEVICE = Domain(name="db-01", uuid="6d1f4a3e-9b52-4c57-8d0e-2f7a3c9e1b03")
 
+# Every QEMU of libvirt's gets a secret of that name.
+SECRET = (
+    "-object",
+    '{"qom-type":"secret","id":"masterKey0","format":"raw","data":"MDEyMzQ1Njc4OWFiY2RlZg=="}',
+)
+
 
 def real_libvirt(_: host.Daemon) -> Result:
     """A domain whose start fails, beside one whose device works and one that has none."""
@@ -91,20 +97,15 @@ def libvirt_scope(_: host.Daemon) -> Result:
         )
     Path(path).unlink()
     subprocess.Popen(in_scope(3, "web-03", qemu("web-03", 3, "/dev/shm/web-03", device, ())))
+    pins = 'pinwatch_longterm_pins_total{source="vfio_type1",vm="web-03"}'
     deadline = time.monotonic() + 60
-    while "web-03" not in vm_info() and time.monotonic() < deadline:
+    while not host.metrics().get(pins) and time.monotonic() < deadline:
         time.sleep(0.5)
     return {
         "exit_code": failed.returncode,
         "stderr": failed.stderr.decode(errors="replace"),
         "info": vm_info(),
     }
-
-
-SECRET = (
-    "-object",
-    '{"qom-type":"secret","id":"masterKey0","format":"raw","data":"MDEyMzQ1Njc4OWFiY2RlZg=="}',
-)
 
 
 def qemu(name: str, number: int, ram_file: str, device: str, more: tuple[str, ...]) -> list[str]:
