@@ -20,7 +20,7 @@ from tests.lab.outcome import Outcome, Status
 
 TIMEOUT_S = 1800
 Key = tuple[str, str]  # kernel, layout
-_OWN_JOBS = {"faults", "built", "matrix", "storm"}  # modules of tests/lab/inside
+_OWN_JOBS = {"faults", "built", "matrix", "storm", "libvirt"}  # modules of tests/lab/inside
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,13 @@ LAYOUTS = {
         ),
         qemu_args=_MOVABLE_NODE,
     ),
+    # A second device, for a VM whose map works beside one whose map fails.
+    "libvirt": Layout(
+        name="libvirt",
+        memory="3G",
+        kernel_args=_MOSTLY_MOVABLE,
+        qemu_args=(*_MOVABLE_NODE, "-device", "edu"),
+    ),
     "storm": Layout(name="storm", memory="2G", kernel_args=("movablecore=1G",)),
     "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     "faults": Layout(name="faults", memory="2G", kernel_args=("movablecore=1G",)),

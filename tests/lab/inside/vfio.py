@@ -20,12 +20,19 @@ _TYPE1V2 = 3
 _READ, _READ_WRITE = 1, 3
 
 
+def find_edus() -> list[Path]:
+    """The edu devices of this guest, by address."""
+    return [
+        device
+        for device in sorted(Path("/sys/bus/pci/devices").iterdir())
+        if ((device / "vendor").read_text().strip(), (device / "device").read_text().strip()) == EDU
+    ]
+
+
 def find_edu() -> Path:
     """The PCI device that every lab guest has."""
-    for device in Path("/sys/bus/pci/devices").iterdir():
-        ids = (device / "vendor").read_text().strip(), (device / "device").read_text().strip()
-        if ids == EDU:
-            return device
+    for device in find_edus():
+        return device
     raise FileNotFoundError("no edu device in this guest")
 
 
@@ -34,9 +41,9 @@ def load_modules() -> None:
     subprocess.run(["modprobe", "-a", "vfio-pci", "vfio_iommu_type1"], check=True)
 
 
-def bind_edu() -> Path:
-    """Give the edu device to vfio-pci; its group's file."""
-    device = find_edu()
+def bind_edu(device: Path | None = None) -> Path:
+    """Give an edu device, else the first, to vfio-pci; its group's file."""
+    device = device or find_edu()
     if not (device / "driver").exists():
         (device / "driver_override").write_text("vfio-pci")
         Path("/sys/bus/pci/drivers_probe").write_text(device.name)
@@ -75,6 +82,10 @@ class Container:
     def unmap(self, size: int, *, iova: int = 1 << 24) -> None:
         """VFIO_IOMMU_UNMAP_DMA."""
         fcntl.ioctl(self._fd, _UNMAP_DMA, bytearray(struct.pack("=IIQQ", 24, 0, iova, size)))
+
+    def fileno(self) -> int:
+        """Its descriptor, for a child to inherit."""
+        return self._fd
 
     def close(self) -> None:
         os.close(self._group)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lab.inside import memory
+from tests.lab.inside import memory, momentary
 from tests.lab.inside.memory import PAGE, Memory
 from tests.lab.inside.vfio import Container
 
@@ -213,6 +213,32 @@ def hold_file(*, path: str, mib: int, offset: int) -> dict[str, Any]:
     _say({"state": "holding"})
     time.sleep(3600)
     return {}
+
+
+def momentary_vms(*, prefix: str, count: int) -> dict[str, Any]:
+    """VMs, one after the other, that each fail to map the same page, which a pipe of ours holds.
+    A life is from the end of its exec to its end."""
+    container, ram = Container(), memory.memfd(PAGE)
+    memory.hold_in_pipe(ram, 0)
+    vmm = Path("/run/qemu-system-x86_64")
+    momentary.write(vmm)
+    names = [f"{prefix}-{number:02}" for number in range(count)]
+    lives, errors = [], []
+    for number, name in enumerate(names):
+        uuid = f"5c0ffee0-0000-4000-8000-{number:012x}"
+        pid = os.posix_spawn(
+            vmm,
+            [vmm.name, "-name", f"guest={name},debug-threads=on", "-uuid", uuid],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, container.fileno(), momentary.CONTAINER),
+                (os.POSIX_SPAWN_DUP2, ram.fd, momentary.MEMORY),
+            ],
+        )
+        began = time.monotonic()
+        errors.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        lives.append(round((time.monotonic() - began) * 1000, 1))
+    return {"names": names, "errors": errors, "lives_ms": lives}
 
 
 def _say(value: dict[str, Any]) -> None:
