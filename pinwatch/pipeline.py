@@ -166,6 +166,7 @@ class Pipeline:
             folios=folios,
             caller=self._caller(pin),
             devices=self._ledger.devices_of(pin.task.key),
+            hints=self._ledger.hints_of(pin.task.key),
         )
         self._ledger.add_failure(failure)
         return failure

@@ -80,6 +80,9 @@ class Census:
         home = self._homes.get(task)
         return home.devices if home else ()
 
+    def hints_of(self, task: TaskKey) -> tuple[HintGiven, ...]:
+        return tuple(self._homes[task].hints) if self.is_vm(task) else ()
+
     def give_devices(self, task: TaskKey, devices: tuple[Device, ...]) -> None:
         """Processes that are no VM share a home, and their devices are nobody's."""
         if self.is_vm(task):

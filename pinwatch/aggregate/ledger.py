@@ -77,6 +77,9 @@ class Ledger:
     def devices_of(self, key: TaskKey) -> tuple[Device, ...]:
         return self._census.devices_of(key)
 
+    def hints_of(self, key: TaskKey) -> tuple[HintGiven, ...]:
+        return self._census.hints_of(key)
+
     # ---- what -------------------------------------------------------------------------------
 
     def next_number(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pinwatch.aggregate.ledger import errno_name
 from pinwatch.model.event import PinEnded, RefusedVma, Seen
 from pinwatch.model.failure import BlockingFolio, Failure, SlowPin, StuckPin
+from pinwatch.model.hint import Hint, HintGiven, Timing
 from pinwatch.model.holder import Confidence, Holder, HolderMatch
 from pinwatch.model.reason import FailureReason
 from pinwatch.model.vm import Device, Vm
@@ -48,6 +49,8 @@ def explain(failure: Failure) -> Explanation:
         paragraphs.append(("holder", holder_words(failure.holder)))
     if failure.also:
         paragraphs.append(("also", also_words(failure.also)))
+    if failure.hints:
+        paragraphs.append(("hints", hints_words(failure.hints)))
     if failure.devices:
         paragraphs.append(("devices", ", ".join(map(device_words, failure.devices))))
     if failure.caller:
@@ -90,6 +93,26 @@ def stuck_words(stuck: StuckPin) -> str:
         f"{who(stuck.vm)}: {pin.source.words} of {size(pin.length_bytes)} has not returned for "
         f"{stuck.age_s:.1f} s and {state} (pid {pin.task.tgid})"
     )
+
+
+def hints_words(hints: tuple[HintGiven, ...]) -> str:
+    """What a VMM said of its memory, each kind once, and which of it came too late."""
+    said: dict[tuple[Hint, int, Timing, int], list[HintGiven]] = {}
+    for one in hints:
+        value = one.value if one.hint is Hint.UNKNOWN_ADVICE else 0
+        said.setdefault((one.hint, value, one.timing, one.errno), []).append(one)
+    return "; ".join(_hint_words(*key, of) for key, of in said.items())
+
+
+def _hint_words(hint: Hint, value: int, timing: Timing, errno: int, of: list[HintGiven]) -> str:
+    text = f"{hint.words} {value}" if value else hint.words
+    if bytes_ := sum(one.length_bytes for one in of):
+        text += f", {size(bytes_)}"
+    if errno:
+        return f"{text}: refused with {errno_name(errno)}"
+    if hint.is_late and timing is not Timing.BEFORE_POPULATE:
+        return f"{text}: {timing.words}, which changes none of it"
+    return text
 
 
 def device_words(device: Device) -> str:

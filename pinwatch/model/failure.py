@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pinwatch.model.event import FolioFacts, PinEnded
+from pinwatch.model.hint import HintGiven
 from pinwatch.model.holder import HolderMatch
 from pinwatch.model.pin import Wait
 from pinwatch.model.reason import FailureReason
@@ -47,6 +48,7 @@ class Failure:
     folios: tuple[BlockingFolio, ...]
     caller: tuple[str, ...]  # kernel functions, innermost first; only for PinSource.OTHER
     devices: tuple[Device, ...]  # that VFIO had given to the VM
+    hints: tuple[HintGiven, ...]  # what the VMM had said of its memory, newest last
 
 
 class SlowCause(StrEnum):

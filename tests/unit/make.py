@@ -132,6 +132,7 @@ def failure(of: PinEnded | None = None, **changes: Any) -> Failure:
         folios=folios,
         caller=(),
         devices=(),
+        hints=(),
     )
     return replace(value, **changes)
 

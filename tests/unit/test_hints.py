@@ -9,11 +9,12 @@ import pytest
 
 from pinwatch.abi import layout
 from pinwatch.decode import DecodeError, decode
+from pinwatch.expose.words import hints_words
 from pinwatch.model.hint import Hint, HintGiven, Timing
 from pinwatch.model.sample import TaskKey
 from pinwatch.pipeline import Pipeline
 from pinwatch.recording import RawRecord, VmFound
-from tests.unit.make import FACTS, TASK, head
+from tests.unit.make import FACTS, TASK, head, pin_record
 
 GIB = 1 << 30
 PAGE = 4096
@@ -115,6 +116,26 @@ def test_what_others_say_is_nothing_to_us() -> None:
     java = VmFound(TASK.key.in_ticks, ("java", "-jar", "shop"))
     assert hints_of(java, RawRecord(record(Call.MADVISE, 14))) == {}
     assert hints_of(RawRecord(record(Call.MADVISE, 14))) == {}
+
+
+def test_why_says_what_came_too_late() -> None:
+    late = given(Call.MADVISE, 14, resident_pages=GIB // PAGE)
+    unknown = given(Call.MADVISE, 26, rc=-22)
+    in_time = given(Call.MBIND, 2)
+    assert hints_words((late, late, unknown, in_time)) == (
+        "huge pages for a range (MADV_HUGEPAGE), 2 GiB: when the memory was there already, which "
+        "changes none of it; something that no kernel knows 26, 1 GiB: refused with EINVAL; "
+        "nodes for a range (mbind), 1 GiB"
+    )
+
+
+def test_a_failure_has_the_hints_of_its_vm() -> None:
+    pipeline = Pipeline(FACTS, 0)
+    pipeline.feed(VmFound(TASK.key.in_ticks, ("qemu-kvm", "-name", "web", "-uuid", "u1")))
+    pipeline.feed(RawRecord(record(Call.MADVISE, 14)))
+    pipeline.feed(RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"web", b"-uuid", b"u1"))))
+    (failure,) = pipeline.snapshot().failures
+    assert [hint.hint for hint in failure.hints] == [Hint.HUGEPAGE]
 
 
 def test_ticks() -> None:
