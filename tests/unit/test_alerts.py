@@ -17,6 +17,7 @@ from tests.lab.archive import cache_dir
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "dashboards/prometheus/pinwatch-alerts.yaml"
 RULE_TESTS = ROOT / "dashboards/prometheus/pinwatch-alerts.test.yaml"
+RECORDING_RULES = ROOT / "dashboards/prometheus/pinwatch-rules.yaml"
 RUNBOOKS = ROOT / "docs/runbooks"
 
 
@@ -73,8 +74,14 @@ def test_promtool_accepts_the_rules() -> None:
     assert f"SUCCESS: {len(ALERTS)} rules found" in done.stdout
 
 
-def test_the_tests_of_the_rules_pass() -> None:
-    done = promtool("test", "rules", RULE_TESTS)
+def test_promtool_accepts_the_recording_rules() -> None:
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", RECORDING_RULES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("tests", sorted(RULES.parent.glob("*.test.yaml")), ids=lambda t: t.name)
+def test_the_tests_of_the_rules_pass(tests: Path) -> None:
+    done = promtool("test", "rules", tests)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
