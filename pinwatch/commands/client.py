@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from pinwatch.errors import NoDaemonError
 
-TIMEOUT_S = 10
+TIMEOUT_S = 30  # a thousand failures are told in a second or two, of a busy host in more
 
 
 class _UnixConnection(http.client.HTTPConnection):
