@@ -163,13 +163,13 @@ EXIT(hint_prctl)	/* prctl(option, ...) */
 }
 #endif
 
-#ifdef SYM_hint_memfd
+#ifdef SYM_hint_memfd_create
 #define MFD_HUGETLB 0x4
 
-EXIT(hint_memfd)	/* memfd_create(name, flags) */
+EXIT(hint_memfd_create)	/* memfd_create(name, flags) */
 {
-	u32 flags = KREAD(CALLER(hint_memfd), si);
-	s64 rc = RC(hint_memfd);
+	u32 flags = KREAD(CALLER(hint_memfd_create), si);
+	s64 rc = RC(hint_memfd_create);
 
 	if (flags & MFD_HUGETLB)
 		tell_hint(PW_CALL_MEMFD_CREATE, flags, 0, 0, rc < 0 ? rc : 0);
@@ -189,12 +189,12 @@ EXIT(hint_mbind)	/* mbind(start, length, mode, nodes, highest, flags) */
 }
 #endif
 
-#ifdef SYM_hint_mempolicy
-EXIT(hint_mempolicy)	/* set_mempolicy(mode, nodes, highest) */
+#ifdef SYM_hint_set_mempolicy
+EXIT(hint_set_mempolicy)	/* set_mempolicy(mode, nodes, highest) */
 {
-	u32 mode = KREAD(CALLER(hint_mempolicy), di);
+	u32 mode = KREAD(CALLER(hint_set_mempolicy), di);
 
-	tell_hint(PW_CALL_SET_MEMPOLICY, mode, 0, 0, RC(hint_mempolicy));
+	tell_hint(PW_CALL_SET_MEMPOLICY, mode, 0, 0, RC(hint_set_mempolicy));
 	return 0;
 }
 #endif

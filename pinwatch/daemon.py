@@ -12,7 +12,6 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -23,7 +22,6 @@ from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.lives import Lives
-from pinwatch.host.netlink import DriverChanged, Executed, Exited, ModuleAdded, Overrun
 from pinwatch.host.notify import notify
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
@@ -37,7 +35,6 @@ from pinwatch.recording import (
     Item,
     Named,
     RawRecord,
-    Rescanned,
     TaskGone,
     VmmsConfigured,
 )
@@ -46,7 +43,6 @@ from pinwatch.settings import Settings
 Pin = TypeVar("Pin")
 
 HOUSEKEEPING_S = 10.0
-LOOKS = 50  # for devices, in one housekeeping
 AT_ONCE_S = 0.2  # what changed is published so soon, but not for each record of a storm
 BUSY_S = 0.1
 LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
@@ -87,17 +83,18 @@ class Daemon:
         self._programs = attribute.Programs.of(
             settings.vmm_programs.split(), settings.vm_name_pattern
         )
-        self._ended: set[int] = set()  # tgids
-        self._doubt = False  # whether all are alive that we know
         self._totals: tuple[TaskTotals, ...] = ()
-        self._looked_at: dict[TaskKey, int] = {}  # their pins when devices were looked for
         self._tcp = serve.bind_tcp(settings.listen)
         self._unix = serve.bind_unix(settings.socket)
         try:
-            self._lives = Lives(
-                root=roots.root, proc=roots.proc, sys=roots.sys, programs=self._programs
-            )
             self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
+            self._lives = Lives(
+                root=roots.root,
+                proc=roots.proc,
+                sys=roots.sys,
+                programs=self._programs,
+                on_module=self._probes.retry_modules,
+            )
             wall_offset_ns = clock.wall_offset_ns()
             self._pipeline = Pipeline(self._probes.facts, wall_offset_ns, _limits(settings))
             if settings.record:
@@ -136,8 +133,7 @@ class Daemon:
         if self._programs != attribute.Programs():
             names = tuple(self._settings.vmm_programs.split())
             self._feed(VmmsConfigured(names, self._settings.vm_name_pattern))
-        for task in self._lives.running():
-            self._find(task)
+        self._feed_all(self._lives.running())
         self._sample()
         self._serve()
         self._say_ready()
@@ -189,7 +185,7 @@ class Daemon:
             now = clock.monotonic_s()
             poller.poll(max(0.0, min(next_sample, next_housekeeping) - now) * 1000)
             began = clock.thread_cpu_s()
-            self._hear()
+            self._feed_all(self._lives.hear())
             if self._drain():
                 next_sample = min(next_sample, now + AT_ONCE_S)
             notify("WATCHDOG=1")
@@ -201,31 +197,6 @@ class Daemon:
                 self._sample()
                 next_sample = now + self._settings.sample_interval
             _rest(clock.thread_cpu_s() - began)
-
-    def _hear(self) -> None:
-        """What the kernel tells by itself: so a VM is known before it pins, and gone when it
-        ends."""
-        for news in self._lives.news():
-            match news:
-                case Executed(tgid):
-                    if task := self._lives.started(tgid):
-                        self._find(task)
-                case Exited(tgid):
-                    self._ended.add(tgid)
-                case DriverChanged(driver):
-                    if "vfio" in driver:
-                        self._looked_at.clear()
-                case ModuleAdded():
-                    self._probes.retry_modules()
-                case Overrun():
-                    self._rescan()
-
-    def _rescan(self) -> None:
-        self._feed(Rescanned())
-        self._doubt = True
-        for task in self._lives.running():
-            if not self._pipeline.knows(task):
-                self._find(task)
 
     def _drain(self) -> bool:
         """Take what the ring buffer holds; True when a view should know at once."""
@@ -309,18 +280,10 @@ class Daemon:
         self._raise_stuck()
 
     def _part_from_ended(self) -> None:
-        """All that they counted has just been taken. One whose first thread has ended before others
-        is looked at again the next time."""
-        ended = [t for t in self._pipeline.tasks if self._doubt or t.tgid in self._ended]
-        alive = set(filter(self._lives.is_alive, ended))
-        for task in ended:
-            if task not in alive:
-                self._feed(TaskGone(task))
-                self._lives.forget(task)
-                self._probes.forget_task(task)
-                self._looked_at.pop(task, None)
-        self._ended &= {task.tgid for task in alive}
-        self._doubt = False
+        """All that they counted has just been taken."""
+        for task in self._lives.gone(self._pipeline.tasks):
+            self._feed(TaskGone(task))
+            self._probes.forget_task(task)
 
     def _name_open(self, task: TaskKey) -> None:
         """Whose first pin has not returned has not introduced itself."""
@@ -335,25 +298,12 @@ class Daemon:
         self._stuck = frozenset(now)
 
     def _housekeeping(self) -> None:
-        """What no event tells, or where none are told."""
         self._probes.retry_modules()
-        self._doubt = self._doubt or not self._lives.tells_ends
-        self._feed_all(self._lives.more())
-        self._look_for_devices()
-
-    def _look_for_devices(self) -> None:
-        """Of VMs that have pinned since the last time: a device may have been plugged in."""
         pins = Counter[TaskKey]()
         for total in self._totals:
-            pins[total.task] += total.pins
-        changed = (
-            task
-            for task, count in pins.items()
-            if self._looked_at.get(task) != count and self._pipeline.is_vm(task)
-        )
-        for task in islice(changed, LOOKS):
-            self._looked_at[task] = pins[task]
-            self._feed_all(self._lives.devices(task))
+            if self._pipeline.is_vm(total.task):
+                pins[total.task] += total.pins
+        self._feed_all(self._lives.more(pins))
 
     def _close(self) -> None:
         notify("STOPPING=1")

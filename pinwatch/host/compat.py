@@ -399,24 +399,17 @@ _HOST = (
 # One for each system call: its wrapper has the caller's registers, on every kernel the same.
 _HINTS = tuple(
     Hook(
-        name=f"hint_{name}",
+        name=f"hint_{call}",
         symbols=(f"__x64_sys_{call}",),
         modes=(Mode.FENTRY,),  # the arguments are needed on return
         entry=False,
         exit=True,
         sees=f"what a VMM says of its memory by {call}(2)",
     )
-    for name, call in (
-        ("madvise", "madvise"),
-        ("mmap", "mmap"),
-        ("mlock", "mlock"),
-        ("mlockall", "mlockall"),
-        ("prctl", "prctl"),
-        ("memfd", "memfd_create"),
-        ("mbind", "mbind"),
-        ("mempolicy", "set_mempolicy"),
+    for call in (
+        "madvise", "mmap", "mlock", "mlockall", "prctl", "memfd_create", "mbind", "set_mempolicy",
     )
-)
+)  # fmt: skip
 
 HOOKS: tuple[Hook, ...] = (*_PIN, *_MIGRATION, *_SOURCES, *_WAITS, *_HOLDERS, *_HOST, *_HINTS)
 

@@ -45,6 +45,8 @@ class Kernel:
         self._records.append(ANNOUNCED)
         return sample(totals=(COUNTED,))
 
+    def retry_modules(self) -> None: ...
+
     def close(self) -> None: ...
 
 

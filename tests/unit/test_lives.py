@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from pinwatch.attribute import Programs
 from pinwatch.host import clock as real_clock
-from pinwatch.host import netlink
+from pinwatch.host import lives as module
 from pinwatch.host.lives import LOOK_AGAIN_S, TRIES, Lives
+from pinwatch.host.netlink import Executed, Exited, News, Overrun
 from pinwatch.host.procfs import NS_PER_TICK
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import Device
-from pinwatch.recording import DevicesFound, VmFound
+from pinwatch.recording import DevicesFound, Item, Rescanned, VmFound
 from tests.unit.test_attribute import from_libvirt, scope
 from tests.unit.test_devices import Host as DeviceHost
 from tests.unit.test_vms import Host
@@ -23,12 +25,19 @@ QEMU = from_libvirt("web-01")
 XML = "<domstatus state='running' pid='4242'><domain><name>web-01</name></domain></domstatus>"
 
 
-class Silent:
-    """A kernel that tells nothing."""
+class Kernel:
+    """What it tells is put here by the test."""
 
     states = ()
     filenos = ()
-    tells_processes = False
+
+    def __init__(self, *news: News, tells_processes: bool = True) -> None:
+        self.news = list(news)
+        self.tells_processes = tells_processes
+
+    def take(self) -> list[News]:
+        news, self.news = self.news, []
+        return news
 
     def close(self) -> None: ...
 
@@ -41,7 +50,6 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(real_clock, "monotonic_s", lambda: made.now)
-    monkeypatch.setattr(netlink, "Listener", Silent)
     return made
 
 
@@ -51,16 +59,27 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def lives(host: Host) -> Lives:
-    return Lives(root=host.root, proc=host.proc, sys=host.root / "sys", programs=Programs())
+def lives(host: Host, kernel: Kernel | None = None) -> Lives:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "Listener", lambda: kernel or Kernel())
+        return Lives(
+            root=host.root,
+            proc=host.proc,
+            sys=host.root / "sys",
+            programs=Programs(),
+            on_module=lambda: None,
+        )
+
+
+def found(items: Iterable[Item]) -> list[TaskKey]:
+    return [item.task for item in items if isinstance(item, VmFound)]
 
 
 def test_one_that_starts_is_looked_at_only_if_it_runs_vms(host: Host, clock: Clock) -> None:
     host.process(QEMU, scope("web-01"))
     host.process(("/usr/bin/swtpm", "socket"), scope("web-01"), tgid=4243)
-    assert lives(host).started(4242) == TASK
-    assert lives(host).started(4243) is None
-    assert lives(host).started(4244) is None
+    news = Executed(4242), Executed(4243), Executed(4244)
+    assert found(lives(host, Kernel(*news)).hear()) == [TASK]
 
 
 @pytest.mark.parametrize("program", ["qemu-system-x86_64", "qemu-system-x86_64 (deleted)"])
@@ -68,9 +87,9 @@ def test_one_that_calls_itself_otherwise_is_known_by_its_program(
     host: Host, clock: Clock, program: str
 ) -> None:
     host.process(("web-01", "-name", "web-01,process=web-01"), "")
-    assert lives(host).started(4242) is None
+    assert found(lives(host).running()) == []
     (host.proc / "4242/exe").symlink_to(f"/usr/bin/{program}")
-    assert lives(host).started(4242) == TASK
+    assert found(lives(host).running()) == [TASK]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +100,39 @@ def test_who_only_waits_for_its_parent_is_gone(
     host: Host, clock: Clock, state: str, threads: int, alive: bool
 ) -> None:
     host.write("proc/4242/stat", f"4242 (q) {state} {'0 ' * 16}{threads} 0 100 0\n")
-    assert lives(host).is_alive(TASK) is alive
+    of = lives(host, Kernel(Exited(4242)))
+    list(of.hear())
+    assert of.gone([TASK]) == ([] if alive else [TASK])
+    (host.proc / "4242/stat").unlink()
+    assert of.gone([TASK]) == ([TASK] if alive else []), "it is asked once, or again"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_who_is_gone_is_asked_for_only_where_nobody_tells(
+    host: Host, clock: Clock, told: bool
+) -> None:
+    of = lives(host, Kernel(tells_processes=told))
+    list(of.more({}))
+    assert of.gone([TASK]) == ([] if told else [TASK])
+
+
+def test_when_not_all_was_told_all_are_looked_up(host: Host, clock: Clock) -> None:
+    host.process(QEMU, scope("web-01"))
+    of = lives(host, Kernel(Overrun()))
+    rescanned, *rest = of.hear()
+    assert rescanned == Rescanned()
+    assert found(rest) == [TASK]
+    other = TaskKey(1, 1)
+    assert of.gone([TASK, other]) == [other]
+    assert of.gone([TASK, other]) == []
+
+
+def test_a_pid_that_is_used_again_is_another_process(host: Host, clock: Clock) -> None:
+    host.process(QEMU, scope("web-01"))
+    of = lives(host, Kernel(Exited(4242)))
+    list(of.hear())
+    before = TaskKey(4242, 99 * NS_PER_TICK)
+    assert of.gone([before, TASK]) == [before]
 
 
 def test_what_libvirt_writes_late_is_found_later(host: Host, clock: Clock) -> None:
@@ -90,20 +141,20 @@ def test_what_libvirt_writes_late_is_found_later(host: Host, clock: Clock) -> No
     (first,) = of.about(TASK)
     assert isinstance(first, VmFound)
     assert first.domain is None
-    (none_yet,) = of.more()
+    (none_yet,) = of.more({})
     assert isinstance(none_yet, VmFound)
     host.write("run/libvirt/qemu/web-01.xml", XML)
-    (later,) = of.more()
+    (later,) = of.more({})
     assert isinstance(later, VmFound)
     assert later.domain is not None
-    assert list(of.more()) == []
+    assert list(of.more({})) == []
 
 
 def test_what_is_never_written_is_not_looked_for_for_ever(host: Host, clock: Clock) -> None:
     host.process(QEMU, scope("web-01"))
     of = lives(host)
     list(of.about(TASK))
-    assert [len(list(of.more())) for _ in range(TRIES + 1)] == [1] * TRIES + [0]
+    assert [len(list(of.more({}))) for _ in range(TRIES + 1)] == [1] * TRIES + [0]
 
 
 def test_devices_are_looked_for_again_after_a_while(host: Host, clock: Clock) -> None:
@@ -116,7 +167,10 @@ def test_devices_are_looked_for_again_after_a_while(host: Host, clock: Clock) ->
     assert list(of.devices(TASK)) == [], "it was asked a moment ago"
     clock.now += LOOK_AGAIN_S
     nic = Device(address="0000:01:00.0", driver="mlx5_vfio_pci", iommu_group="12")
-    assert list(of.devices(TASK)) == [DevicesFound(TASK, (nic,))]
+    assert list(of.more({TASK: 1})) == [DevicesFound(TASK, (nic,))]
+    clock.now += LOOK_AGAIN_S
+    assert list(of.more({TASK: 1})) == [], "it has pinned nothing since"
+    assert list(of.more({TASK: 2})) == [DevicesFound(TASK, (nic,))]
     assert tree.sys == host.root / "sys"
 
 
