@@ -14,19 +14,21 @@ TIMEOUT_S = 30  # a thousand failures are told in a second or two, of a busy hos
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
-def get(socket_path: str, path: str, **query: str) -> dict[str, Any]:
+def get(
+    socket_path: str, path: str, *, timeout_s: float = TIMEOUT_S, **query: str
+) -> dict[str, Any]:
     """A JSON answer. NoDaemonError when nothing answers there."""
-    connection = _UnixConnection(socket_path)
+    connection = _UnixConnection(socket_path, timeout_s)
     try:
         connection.request("GET", f"{path}?{urlencode(query)}")
         answer = connection.getresponse()

@@ -23,6 +23,7 @@ PINWATCH = [sys.executable, "-m", "pinwatch"]
 SOCKET = "/run/pinwatch/pinwatch.sock"
 URL = "http://127.0.0.1:19816"
 READY_S = 600  # emulated, beside another guest
+PATIENCE_S = 60
 
 Series = dict[str, float]
 
@@ -134,7 +135,8 @@ def why(*arguments: str) -> str:
 def pins(kind: str = "failures", *, limit: int = 1000) -> list[dict[str, Any]]:
     """What `pinwatch why --json --last 1000` prints, without starting a Python for it; or the pins
     that were `slow`, or all that are `stuck`. The newest first."""
-    found: list[dict[str, Any]] = client.get(SOCKET, "/api/v1/failures", limit=str(limit))[kind]
+    answer = client.get(SOCKET, "/api/v1/failures", timeout_s=PATIENCE_S, limit=str(limit))
+    found: list[dict[str, Any]] = answer[kind]
     return found
 
 
