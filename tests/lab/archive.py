@@ -11,18 +11,15 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
 
 from tests.lab.errors import LabError
 
 SOURCE_VARIABLE = "PINWATCH_LAB_SOURCE"
-_LOCK_POLL_S = 0.2
 _ROLLING = {"oldstable", "stable", "testing", "unstable", "sid"}
 
 
@@ -46,27 +43,16 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def locked(*paths: Path) -> Iterator[None]:
-    """Queue up behind those who hold them, in any process of this machine, until one is free."""
-    with ExitStack() as opened:
-        files = []
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.append(opened.enter_context(path.open("w")))
-        if not any(map(_lock, files)):
-            names = " or ".join(path.name for path in paths)
-            print(f"lab: waiting for whoever holds {names}", file=sys.stderr, flush=True)
-            while not any(map(_lock, files)):
-                time.sleep(_LOCK_POLL_S)
+def locked(path: Path) -> Iterator[None]:
+    """Queue up behind whoever holds it, in any process of this machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"lab: waiting for whoever holds {path.name}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def parse_one_line(text: str) -> Iterator[Source]:

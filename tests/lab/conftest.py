@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-import threading
-from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Outcome, Status
 
 TIMEOUT_S = 1800
-Key = tuple[str, str]  # kernel, layout
 _OWN_JOBS = {"faults", "built", "matrix", "storm", "libvirt"}  # modules of tests/lab/inside
 
 
@@ -82,57 +79,29 @@ def in_guest(layout: str, *names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("run", cases, ids=names, indirect=True)
 
 
-class Guests:
-    """Boots what the tests will ask for, in that order, two at a time: a guest that boots or
-    compiles leaves a CPU idle. Daemon threads, so that an interrupted session ends at once."""
-
-    def __init__(self, wanted: Iterable[Key], results: Path) -> None:
-        self._results = results
-        self._found: dict[Key, Future[LabRun]] = {key: Future() for key in wanted}
-        self._waiting = deque(self._found)
-        for _ in range(guest.SEATS):
-            threading.Thread(target=self._work, daemon=True).start()
-
-    def result(self, key: Key) -> LabRun:
-        return self._found[key].result()
-
-    def _work(self) -> None:
-        while self._waiting:
-            key = self._waiting.popleft()
-            try:
-                self._found[key].set_result(self._boot(*key))
-            except BaseException as error:
-                self._found[key].set_exception(error)
-
-    def _boot(self, name: str, layout: str) -> LabRun:
-        job = (layout,) if layout in _OWN_JOBS else ("scenarios", layout)
-        return LabRun(
-            name,
-            guest.boot(
-                kernels.fetch(kernels.series(name)),
-                LAYOUTS[layout],
-                [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]],
-                results=self._results,
-                timeout_s=TIMEOUT_S,
-            ),
-        )
-
-
-def _wanted(item: pytest.Item) -> Key | None:
-    case = getattr(item, "callspec", None)
-    return case.params.get("run") if case else None
-
-
 @pytest.fixture(scope="session")
-def guests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Guests:
-    keys = dict.fromkeys(map(_wanted, request.session.items))
-    return Guests((key for key in keys if key), tmp_path_factory.mktemp("lab"))
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], LabRun]:
+    """booted(kernel, layout) boots a guest, once."""
+
+    @functools.cache
+    def boot(name: str, layout: str) -> LabRun:
+        job = (layout,) if layout in _OWN_JOBS else ("scenarios", layout)
+        outcome = guest.boot(
+            kernels.fetch(kernels.series(name)),
+            LAYOUTS[layout],
+            [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]],
+            results=tmp_path_factory.mktemp("lab"),
+            timeout_s=TIMEOUT_S,
+        )
+        return LabRun(name, outcome)
+
+    return boot
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest, guests: Guests) -> LabRun:
-    """The guest of that kernel and layout, run once for all tests."""
-    return guests.result(request.param)
+def run(request: pytest.FixtureRequest, booted: Callable[[str, str], LabRun]) -> LabRun:
+    """The guest of that kernel and layout, which has run for all tests."""
+    return booted(*request.param)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

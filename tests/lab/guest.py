@@ -2,8 +2,8 @@
 
 Takes a kernel, a Layout (memory and how it is cut up, devices) and a command.  Gives an Outcome
 and a directory with the console, the command's output, the channel's lines and what the command
-left for the host.  The guest sees the host's files, read-only under overlays.  Never runs more
-than SEATS guests at a time, never leaves one behind, never takes a guest's silence for success.
+left for the host.  The guest sees the host's files, read-only under overlays.  Never runs two
+guests at a time, never leaves one behind, never takes a guest's silence for success.
 """
 
 import itertools
@@ -37,7 +37,6 @@ _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parent.parent
 _WRITABLE = ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")
 _POLL_S = 0.05
-SEATS = 2  # for machines of two CPUs; a guest that boots or compiles leaves one of them idle
 _POWER_OFF_S = 20
 
 
@@ -112,13 +111,13 @@ def _boot_once(
         *_ports(directory),
     ]
     (directory / "command.txt").write_text(shlex.join(vmm) + "\n")
-    with _seat():
+    with _only_guest():
         return watch(vmm, directory, timeout_s=timeout_s, on_event=on_event or (lambda event: None))
 
 
 def shell(kernel: Kernel, layout: Layout) -> int:
     """An interactive root shell in a guest, on this terminal."""
-    with _seat():
+    with _only_guest():
         vmm = [*_virtme(kernel, layout), "--qemu-opts", "-no-reboot", *layout.qemu_options()]
         return subprocess.run(vmm, cwd=_CHECKOUT, check=False).returncode
 
@@ -175,9 +174,9 @@ def _write_job(share: Path, command: Sequence[str], environment: Mapping[str, st
     (share / "job.json").write_text(json.dumps(job, indent=1))
 
 
-def _seat() -> AbstractContextManager[None]:
-    """Guests queue up across all processes of this user: more of them starve each other."""
-    return locked(*(cache_dir() / f"guest-{number}.lock" for number in range(SEATS)))
+def _only_guest() -> AbstractContextManager[None]:
+    """Guests queue up across all processes of this user: two at a time starve each other."""
+    return locked(cache_dir() / "guest.lock")
 
 
 def watch(vmm: Sequence[str], directory: Path, *, timeout_s: float, on_event: OnEvent) -> Outcome:

@@ -1,6 +1,5 @@
 """The lab's packages: which source, which package.  No network: texts in, values out."""
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -81,18 +80,3 @@ def test_newest_counts_and_does_not_spell() -> None:
     names = ["linux-image-6.1.0-9-amd64", "linux-image-6.1.0-56-amd64", "linux-image-6.1.0-7-amd64"]
     assert archive.newest(names, r"linux-image-6\.1\.0-\d+-amd64") == "linux-image-6.1.0-56-amd64"
     assert archive.newest(names, r"linux-image-5.*") is None
-
-
-def test_locked_waits_until_one_of_the_paths_is_free(tmp_path: Path) -> None:
-    seats = (tmp_path / "first", tmp_path / "second")
-    in_third = threading.Event()
-
-    def third() -> None:
-        with archive.locked(*seats):
-            in_third.set()
-
-    with archive.locked(*seats):
-        with archive.locked(*seats):
-            threading.Thread(target=third, daemon=True).start()
-            assert not in_third.wait(0.5)
-        assert in_third.wait(10)

@@ -19,10 +19,11 @@ _TIMEOUT_S = 120
 def main() -> int:
     daemon = host.Daemon()
     channel.send("ready", seconds=daemon.ready_s, log=daemon.log())
+    metrics = host.settled_metrics()
     for name in built_sources.SOURCES:
         for way in ("ok", "fails"):
             run = partial(apart.run, built_sources.__name__, name, way, timeout_s=_TIMEOUT_S)
-            row = observe(run)
+            row, metrics = observe(run, metrics)
             channel.send("scenario", name=f"{name} {way}", result=row["result"])
             channel.send("row", kind="source", name=f"{name}-{way}", **row)
     code = daemon.stop()

@@ -44,11 +44,13 @@ def watching_stuck() -> Iterator[Said]:
         thread.join()
 
 
-def observe(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def observe(
+    run: Callable[[], dict[str, Any]], metrics: host.Series
+) -> tuple[dict[str, Any], host.Series]:
     """The result of a row, with the pins that failed, were slow or stuck meanwhile, and how the
-    metrics changed."""
+    metrics changed; and the metrics after it."""
     newest = [pin["number"] for kind in KINDS for pin in host.pins(kind, limit=1)]
-    before, metrics = max(newest, default=0), host.metrics()
+    before = max(newest, default=0)
     with watching_stuck() as stuck:
         result = run()
     after_metrics = host.settled_metrics()
@@ -57,7 +59,7 @@ def observe(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         for kind in KINDS
     }
     change = host.difference(after_metrics, metrics)
-    return {"result": result, **new, "stuck": stuck[-3:], "metrics": change}
+    return {"result": result, **new, "stuck": stuck[-3:], "metrics": change}, after_metrics
 
 
 def rows(kernel: str) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
@@ -87,9 +89,11 @@ def main(names: list[str]) -> int:
         if running_kernel() in source.kernels:
             source.prepare()
     time.sleep(1)  # the daemon attaches what was just loaded
+    metrics = host.settled_metrics()
     for kind, name, run in rows(running_kernel()):
         if not names or name in names:
-            channel.send("row", kind=kind, name=name, **observe(run))
+            seen, metrics = observe(run, metrics)
+            channel.send("row", kind=kind, name=name, **seen)
     hooks = {name: n for name, n in host.metrics().items() if "hook_attached" in name}
     metrics = host.settled_metrics()
     memory = daemon.memory()
