@@ -118,7 +118,10 @@ class Pipeline:
         self._name(task, evidence)
 
     def _introduced(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
-        """A record says who it is; more may have been found beside it."""
+        """A record says who it is; more may have been found beside it. One whose command line could
+        not be read may be known from /proc."""
+        if not cmdline and self._ledger.is_vm(task.in_ticks):
+            self._ledger.join(task, task.in_ticks)
         if cmdline or not self._ledger.knows(task):
             beside = self._beside.get(task, Evidence(tgid=task.tgid))
             self._name(task, replace(beside, cmdline=cmdline))

@@ -124,6 +124,12 @@ class Census:
         home.tasks.add(task)
         self._homes[task] = home
 
+    def join(self, task: TaskKey, other: TaskKey) -> None:
+        """The same process under another key."""
+        home = self._homes[other]
+        home.tasks.add(task)
+        self._homes[task] = home
+
     def leave(self, task: TaskKey, now_ns: int) -> None:
         """A process is gone."""
         home = self._homes.pop(task, None)

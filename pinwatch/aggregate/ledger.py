@@ -48,6 +48,10 @@ class Ledger:
         """This process belongs to that VM (or to the host)."""
         self._census.settle(key, vm)
 
+    def join(self, key: TaskKey, other: TaskKey) -> None:
+        """Both are keys of one process."""
+        self._census.join(key, other)
+
     def vm_of(self, key: TaskKey) -> Vm:
         """The VM of a process; UNATTRIBUTED when nothing has named it."""
         return self._census.vm_of(key)

@@ -75,7 +75,7 @@ def _of_vms(snapshot: Snapshot) -> Iterator[tuple[Metric, bytes]]:
     for spec in VM_COUNTERS:
         rows = [(vm, of[spec.name]) for vm, of in snapshot.vm_counters.items() if spec.name in of]
         yield counter_family(spec, {}), lines(spec.name, spec.labels, rows)
-    info: list[Row] = [(vm.name, {_identity(vm): 1}) for vm in snapshot.vms]
+    info: list[Row] = [(vm.name, {_identity(vm): 1}) for vm in snapshot.vms if vm.is_one]
     head = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
     yield head, lines(f"{VM_INFO.name}_info", VM_INFO.labels, info)
     given: list[Row] = [

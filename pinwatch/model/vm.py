@@ -66,6 +66,11 @@ class Vm:
     folded: bool = False  # max_vms others have series of their own, this one has none
 
     @property
+    def is_one(self) -> bool:
+        """Not what stands for other processes."""
+        return not self.name.startswith("~")
+
+    @property
     def label(self) -> str:
         """The value of the `vm` label under which it is counted."""
         return OTHER.name if self.folded else self.name

@@ -177,6 +177,19 @@ def test_a_record_without_a_command_line_keeps_the_name_that_was_found() -> None
     assert named(found, RawRecord(bytes(pin_record()))) == ("web", Basis.CMDLINE)
 
 
+def test_a_record_of_a_process_that_is_known_from_proc_needs_no_command_line() -> None:
+    in_ticks = TaskKey(OURS.tgid, OURS.start_ns)
+    assert in_ticks == OURS.in_ticks
+    late = pin_record()
+    late.head.task_start_ns += 4_242_424  # as the kernel knows it
+    pipeline = Pipeline(FACTS, 0)
+    pipeline.feed(VmFound(in_ticks, ("qemu-kvm", "-name", "web")))
+    pipeline.feed(RawRecord(bytes(late)))
+    (failure,) = pipeline.snapshot().failures
+    assert failure.vm.name == "web"
+    assert "~unattributed" not in pipeline.snapshot().vm_counters
+
+
 def test_what_was_found_of_a_process_goes_with_it() -> None:
     pipeline = Pipeline(FACTS, 0)
     pipeline.feed(VmFound(OURS, ("cloud-hypervisor",), SCOPE))
