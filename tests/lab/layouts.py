@@ -42,7 +42,8 @@ LAYOUTS = {
     ),
     "storm": Layout(name="storm", memory="2G", kernel_args=("movablecore=1G",)),
     "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
-    "faults": Layout(name="faults", memory="2G", kernel_args=("movablecore=1G",)),
+    # One CPU: probes that come and go while another CPU maps are what the emulator stumbles over.
+    "faults": Layout(name="faults", memory="2G", cpus=1, kernel_args=("movablecore=1G",)),
     # All that is not movable lies below 768 MiB: small enough to be filled and fragmented.
     "fragmented": Layout(
         name="fragmented",
