@@ -24,7 +24,7 @@ endef
 test: setup ## everything: lint, types, unit and replay tests, and the lab's guests
 	@$(call run_all,)
 
-test-full: ## the same and more, on a kernel that it builds first (a quarter of an hour)
+test-full: ## the same and all that takes longer, on a kernel that it builds first (two hours)
 	@.ci/setup --full
 	@$(call run_all,--full)
 

@@ -1,7 +1,8 @@
 """Every VM by its name: those of a real libvirtd, those that libvirt's cgroup names, those that are
 dead before anybody looks, and those that ran before the daemon did.
 
-They run inside the guest (tests/lab/inside/libvirt.py); here they are judged.
+They run inside the guest (tests/lab/inside/libvirt.py); here they are judged. Only with --full
+(make test-full).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from tests.lab.conftest import LabRun, Observed, as_json, in_guest
 from tests.lab.outcome import Status
 
-pytestmark = in_guest("libvirt", "6.12")
+pytestmark = [pytest.mark.full, in_guest("libvirt", "6.12")]
 
 ENOMEM = 12
 FAILURES = "pinwatch_vfio_map_failures_total"

@@ -1,4 +1,7 @@
-"""Every cause that can be made to happen is named as what it is (tests/lab/matrix.py judges)."""
+"""Every cause that can be made to happen is named as what it is (tests/lab/matrix.py judges).
+
+Ten minutes a kernel, so only with --full (make test-full).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from tests.lab.inside.holders import HOLDERS
 from tests.lab.inside.sources import SOURCES
 from tests.lab.outcome import Status
 
-IN_EVERY_RUN = "6.12"  # the others take `--full`: half an hour more
-
 
 def _cases() -> list[object]:
     """A test for each row and kernel where it can happen."""
@@ -27,7 +28,7 @@ def _cases() -> list[object]:
         pytest.param(
             (kernel, "matrix"), kind, name,
             id=f"{kernel}-{kind}-{name}",
-            marks=() if kernel == IN_EVERY_RUN else pytest.mark.full,
+            marks=pytest.mark.full,
         )
         for kernel in matrix.KERNELS
         for kind, kernels in names.items()
@@ -44,7 +45,8 @@ def test_row(run: LabRun, kind: str, name: str) -> None:
     assert judged.right, f"{judged}\n{as_json(found[kind, name])[:6000]}"
 
 
-@in_guest("matrix", IN_EVERY_RUN)
+@pytest.mark.full
+@in_guest("matrix", *matrix.KERNELS)
 def test_nothing_was_lost(run: LabRun) -> None:
     assert run.outcome.status is Status.FINISHED, str(run.outcome)
     stopped = run.event("stopped")
