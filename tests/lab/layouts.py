@@ -51,7 +51,7 @@ LAYOUTS = {
         max_ram_below_4g="768M",
         kernel_args=("movablecore=2048M",),
     ),
-    # Below 2.75 GiB all memory is one zone, of which CMA is more than half, so it gets used. A kernel
-    # at a random place may leave no 1400 MiB in one piece.
+    # Below 2.75 GiB all memory is one zone, of which CMA is more than half, so it gets used. A
+    # kernel at a random place may leave no 1400 MiB in one piece.
     "cma": Layout(name="cma", memory="2500M", kernel_args=("cma=1400M", "nokaslr")),
 }
