@@ -12,6 +12,7 @@ RANKS = {
     "errors": 0, "model": 0,
     "settings": 1, "abi": 1,
     "decode": 2, "attribute": 2, "classify": 2, "aggregate": 2, "expose": 2, "recording": 2,
+    "forecast": 2, "sampling": 2,
     "host": 3,
     "pipeline": 4,
     "daemon": 5, "serve": 5, "commands": 5,
