@@ -22,6 +22,7 @@ from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.lives import Lives
+from pinwatch.host.looks import Looks, Subject
 from pinwatch.host.notify import notify
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
@@ -80,6 +81,7 @@ class Daemon:
         self._io_in_flight: tuple[str, ...] = ()
         self._stuck: frozenset[tuple[TaskKey, int, bool]] = frozenset()
         self._serving = False
+        self._given_up = 0
         self._programs = attribute.Programs.of(
             settings.vmm_programs.split(), settings.vm_name_pattern
         )
@@ -94,6 +96,9 @@ class Daemon:
                 sys=roots.sys,
                 programs=self._programs,
                 on_module=self._probes.retry_modules,
+            )
+            self._looks = Looks(
+                proc=roots.proc, sysfs=roots.sys, percent=settings.placement_cpu_percent
             )
             wall_offset_ns = clock.wall_offset_ns()
             self._pipeline = Pipeline(self._probes.facts, wall_offset_ns, _limits(settings))
@@ -135,6 +140,7 @@ class Daemon:
             self._feed(VmmsConfigured(names, self._settings.vm_name_pattern))
         self._feed_all(self._lives.running())
         self._sample()
+        self._looks.start()
         self._serve()
         self._say_ready()
 
@@ -172,7 +178,7 @@ class Daemon:
 
     @property
     def _states(self) -> tuple[HookState, ...]:
-        return (*self._probes.states, *self._lives.states)
+        return (*self._probes.states, *self._lives.states, *self._looks.states)
 
     # ---- loop -------------------------------------------------------------------------------
 
@@ -274,6 +280,7 @@ class Daemon:
         }
         self._feed(Counted(sample, since))
         self._part_from_ended()
+        self._look_around()
         self._totals = sample.totals
         self._pipeline.set_hooks(self._states)
         self._snapshot: Snapshot = self._pipeline.snapshot()
@@ -284,6 +291,17 @@ class Daemon:
         for task in self._lives.gone(self._pipeline.tasks):
             self._feed(TaskGone(task))
             self._probes.forget_task(task)
+
+    def _look_around(self) -> None:
+        """What was found of VMs' memory, and whose to look at."""
+        for item in self._looks.take():
+            self._feed(item)
+        if lost := self._looks.given_up - self._given_up:
+            self._given_up += lost
+            self._pipeline.add_loss("placement", lost)
+        self._looks.watch(
+            [Subject(task, vm.platform.raises_memlock) for task, vm in self._pipeline.vms]
+        )
 
     def _name_open(self, task: TaskKey) -> None:
         """Whose first pin has not returned has not introduced itself."""
@@ -311,6 +329,7 @@ class Daemon:
         if self._record is not None:
             self._sample()
             self._record.close()
+        self._looks.close()
         self._probes.close()
         self._lives.close()
 

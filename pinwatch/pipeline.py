@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pinwatch import attribute
+from pinwatch import attribute, forecast
 from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.classify import holders, rules, slow
 from pinwatch.decode import DecodeError, decode
 from pinwatch.model.event import ModuleLoaded, PinEnded, TaskSeen
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.forecast import Case, Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import HookState, KernelFacts
+from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import HOST, UNATTRIBUTED, Evidence, Vm
@@ -25,9 +27,11 @@ from pinwatch.recording import (
     DevicesFound,
     IoInFlight,
     Item,
+    Looked,
     Named,
     RawRecord,
     Rescanned,
+    Surveyed,
     TaskGone,
     VmFound,
     VmmsConfigured,
@@ -49,6 +53,7 @@ class Pipeline:
         self._io_in_flight: tuple[str, ...] = ()
         self._programs = attribute.Programs()
         self._beside: dict[TaskKey, Evidence] = {}  # what a record does not carry
+        self._free: FreeMemory | None = None
 
     def feed(self, item: Item) -> Outcome | None:
         """Take one item. What the caller may want to act on or show at once is given back."""
@@ -67,6 +72,10 @@ class Pipeline:
                 self._ledger.forget_task(task)
             case Rescanned():
                 self._ledger.add_rescan()
+            case Surveyed():
+                self._surveyed(item)
+            case Looked():
+                self._looked(item)
             case VmmsConfigured(programs, name_pattern):
                 self._programs = attribute.Programs.of(programs, name_pattern)
             case VmFound(task, cmdline, cgroup, domain):
@@ -85,6 +94,30 @@ class Pipeline:
                     }
                 )
         return None
+
+    def _surveyed(self, item: Surveyed) -> None:
+        """What VMs would find changes with what is free."""
+        self._free = item.free
+        self._ledger.set_free(item.free, item.cpu_s)
+        for task, old in self._ledger.outlooks:
+            case = replace(old.case, free=item.free)
+            self._ledger.set_outlook(
+                task, replace(old, case=case, forecast=forecast.forecast(case))
+            )
+
+    def _looked(self, item: Looked) -> None:
+        """A look means nothing without the host's free side, which is read before."""
+        if self._free is None:
+            return
+        case = Case(placement=item.placement, free=self._free, limits=item.limits, rules=item.rules)
+        self._ledger.set_outlook(
+            item.task,
+            Outlook(
+                time_s=(item.time_ns + self._wall_offset_ns) / 1e9,
+                case=case,
+                forecast=forecast.forecast(case),
+            ),
+        )
 
     def _record(self, data: bytes) -> Outcome | None:
         try:
@@ -191,6 +224,11 @@ class Pipeline:
     def tasks(self) -> tuple[TaskKey, ...]:
         """Processes whose counters are kept in the kernel."""
         return self._ledger.tasks
+
+    @property
+    def vms(self) -> tuple[tuple[TaskKey, Vm], ...]:
+        """Processes of VMs that are alive."""
+        return self._ledger.vms
 
     def knows(self, key: TaskKey) -> bool:
         """The process has a name."""

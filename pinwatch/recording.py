@@ -17,6 +17,7 @@ from typing import Any
 from pinwatch.abi import layout
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.placement import FreeMemory, Limits, PinRules, Placement
 from pinwatch.model.sample import (
     Durations,
     KernelSample,
@@ -26,6 +27,7 @@ from pinwatch.model.sample import (
     TaskTotals,
 )
 from pinwatch.model.vm import Device, LibvirtDomain
+from pinwatch.plain import from_plain, to_plain
 
 FORMAT = 2
 # What JSON leaves as strings and lists.
@@ -111,6 +113,25 @@ class IoInFlight:
     devices: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """The host's free memory now, and the CPU time that looking at VMs has taken so far."""
+
+    free: FreeMemory
+    cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """Where the memory of a VM's process lies, and what may stop it from pinning."""
+
+    task: TaskKey
+    time_ns: int  # CLOCK_MONOTONIC
+    placement: Placement
+    limits: Limits
+    rules: PinRules
+
+
 Item = (
     RawRecord
     | VmFound
@@ -121,6 +142,8 @@ Item = (
     | Counted
     | Named
     | IoInFlight
+    | Surveyed
+    | Looked
 )
 
 
@@ -160,6 +183,10 @@ def item_line(item: Item) -> str:
             return _line({"symbols": symbols})
         case IoInFlight(busy):
             return _line({"io_in_flight": busy})
+        case Surveyed():
+            return _line({"surveyed": to_plain(item)})
+        case Looked():
+            return _line({"looked": to_plain(item)})
 
 
 def _found(item: VmFound) -> dict[str, Any]:
@@ -213,6 +240,10 @@ def _item(row: dict[str, Any]) -> Item:
         return Named({int(address): name for address, name in row["symbols"].items()})
     if "io_in_flight" in row:
         return IoInFlight(tuple(row["io_in_flight"]))
+    if "surveyed" in row:
+        return from_plain(Surveyed, row["surveyed"])
+    if "looked" in row:
+        return from_plain(Looked, row["looked"])
     return Counted(_sample(row["sample"]), row["vmstat"])
 
 

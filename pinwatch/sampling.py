@@ -104,6 +104,11 @@ def wanted_hits(error: float) -> int:
     return math.ceil(_THOMPSON / error**2)
 
 
+def error_for(hits: float) -> float:
+    """The error that looking at so many populated pages is worth."""
+    return math.sqrt(_THOMPSON / max(hits, 1))
+
+
 def draws_without_count(density: float, hits: float) -> float:
     """How many pages to draw for the worth of `hits`, where nobody knows how many are populated and
     `density` of them are: others miss, and the total is estimated as well."""

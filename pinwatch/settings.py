@@ -39,6 +39,9 @@ TABLE = (
     Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),
     Setting("slow_pin_seconds", 1.0, "a pin that works but takes longer is kept", "SECONDS"),
     Setting("slow_pin_loops", 8.0, "and one that starts again more often", "COUNT"),
+    Setting(
+        "placement_cpu_percent", 0.2, "of one core, to look at VMs' memory; 0 for never", "PERCENT"
+    ),
     Setting("vmm_programs", "", "more programs that run VMs, with spaces between", "NAMES"),
     Setting(
         "vm_name_pattern",
@@ -61,6 +64,7 @@ class Settings:
     vm_retention: float
     slow_pin_seconds: float
     slow_pin_loops: float
+    placement_cpu_percent: float
     vmm_programs: str
     vm_name_pattern: str
 
@@ -94,6 +98,8 @@ def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
         raise UsageError("sample_interval must be at least 0.1 seconds", hint="2 is the default")
     if not 0 <= settings.vm_retention < 1e9:
         raise UsageError("vm_retention must not be below 0", hint="1800 is the default")
+    if not 0 <= settings.placement_cpu_percent <= 100:
+        raise UsageError("placement_cpu_percent is from 0 to 100", hint="0.2 is the default")
     for name in ("max_vms", "slow_pin_seconds", "slow_pin_loops"):
         if not 0 < getattr(settings, name) < 1e9:
             raise UsageError(f"{name} must be above 0", hint="see `pinwatch run --help`")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 
 from pinwatch.aggregate.series import Series
+from pinwatch.model.forecast import Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Device, Vm
@@ -39,6 +40,7 @@ class Resident:
     tasks: set[TaskKey] = field(default_factory=set)  # alive
     devices: tuple[Device, ...] = ()  # VFIO's, as last seen
     hints: deque[HintGiven] = field(default_factory=lambda: deque(maxlen=KEPT_HINTS))
+    outlook: tuple[TaskKey, Outlook] | None = None  # of the process that has the guest's memory
     gone_ns: int = 0  # when the last of them went (CLOCK_MONOTONIC); holds while there are none
 
     def lives_apart_from(self, task: TaskKey) -> bool:
@@ -92,9 +94,36 @@ class Census:
         if self.is_vm(task):
             self._homes[task].hints.append(hint)
 
+    def set_outlook(self, task: TaskKey, outlook: Outlook) -> None:
+        """Of a VM with several processes, the one with the most guest memory counts."""
+        if not self.is_vm(task):
+            return
+        home = self._homes[task]
+        if home.outlook is not None and home.outlook[0] != task:
+            size = home.outlook[1].case.placement.guest_bytes
+            if outlook.case.placement.guest_bytes <= size:
+                return
+        home.outlook = task, outlook
+
+    @property
+    def outlooks(self) -> tuple[tuple[TaskKey, Outlook], ...]:
+        return tuple(home.outlook for home in self._vms.values() if home.outlook)
+
     @property
     def tasks(self) -> tuple[TaskKey, ...]:
         return tuple(self._homes)
+
+    @property
+    def members(self) -> tuple[tuple[TaskKey, Vm], ...]:
+        """Processes of VMs that have series of their own. One that has two keys is told once, by
+        the one that /proc knows."""
+        return tuple(
+            (task, home.vm)
+            for home in self._vms.values()
+            if not home.vm.folded
+            for task in home.tasks
+            if task == task.in_ticks or task.in_ticks not in home.tasks
+        )
 
     @property
     def shown(self) -> tuple[Resident, ...]:
@@ -137,6 +166,8 @@ class Census:
             return
         home.tasks.discard(task)
         home.gone_ns = now_ns
+        if home.outlook is not None and home.outlook[0] == task:
+            home.outlook = None
         if home.vm.folded and not home.tasks:
             del self._vms[home.vm.name]
 

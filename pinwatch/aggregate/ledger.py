@@ -13,9 +13,11 @@ from dataclasses import replace
 from pinwatch.aggregate.census import Census, Limits
 from pinwatch.model.event import PinEnded
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.forecast import Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import HookState
 from pinwatch.model.pin import PinSource
+from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
 from pinwatch.model.snapshot import Counters, Labels, Snapshot
 from pinwatch.model.vm import Device, Vm
@@ -41,6 +43,8 @@ class Ledger:
         self._number = 0
         self._rescans = 0
         self._now_ns = 0  # of the newest sample, CLOCK_MONOTONIC
+        self._free: FreeMemory | None = None
+        self._looking_cpu_s = 0.0
 
     # ---- who --------------------------------------------------------------------------------
 
@@ -64,6 +68,11 @@ class Ledger:
         """All processes of which anything is kept, named or not."""
         return tuple({*self._census.tasks, *(task for task, _ in self._totals)})
 
+    @property
+    def vms(self) -> tuple[tuple[TaskKey, Vm], ...]:
+        """Processes of VMs that are alive, each once."""
+        return self._census.members
+
     def forget_task(self, key: TaskKey) -> None:
         """A process is gone; what it counted stays with its VM until that is retired."""
         self._census.leave(key, self._now_ns)
@@ -83,6 +92,22 @@ class Ledger:
 
     def hints_of(self, key: TaskKey) -> tuple[HintGiven, ...]:
         return self._census.hints_of(key)
+
+    # ---- what may come ----------------------------------------------------------------------
+
+    def set_free(self, free: FreeMemory, cpu_s: float) -> None:
+        """The host's free side, and the CPU time that looking has taken so far."""
+        self._free = free
+        self._looking_cpu_s = cpu_s
+
+    def set_outlook(self, key: TaskKey, outlook: Outlook) -> None:
+        """What a look at this process says of its VM."""
+        self._census.set_outlook(key, outlook)
+
+    @property
+    def outlooks(self) -> tuple[tuple[TaskKey, Outlook], ...]:
+        """The newest of each VM."""
+        return self._census.outlooks
 
     # ---- what -------------------------------------------------------------------------------
 
@@ -199,6 +224,9 @@ class Ledger:
             failures=tuple(self._failures),
             slow_pins=tuple(self._slow),
             stuck=self._stuck,
+            free=self._free,
+            outlooks={r.vm.name: r.outlook[1] for r in shown if r.outlook},
+            looking_cpu_s=self._looking_cpu_s,
         )
 
 

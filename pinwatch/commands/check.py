@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -27,20 +23,18 @@ from pinwatch.expose import outlook
 from pinwatch.expose.words import Explanation
 from pinwatch.forecast import forecast
 from pinwatch.host import procfs
+from pinwatch.host.attempt import Attempt
 from pinwatch.host.survey import Survey
 from pinwatch.host.vms import Finder
 from pinwatch.model.forecast import Case, Forecast, Verdict
 from pinwatch.model.placement import MOVABLE, Cma, Limits, PageClass, Placement
 from pinwatch.model.sample import TaskKey
-from pinwatch.model.vm import Platform, Vm
+from pinwatch.model.vm import Vm
 
-KMSG = Path("/dev/kmsg")
 PATIENCE_S = 60.0  # a pin that is stuck holds the lock that reading needs
+EXACT_PATIENCE_S = 3600.0
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_MANAGED = (Platform.LIBVIRT, Platform.OPENSTACK, Platform.KUBEVIRT)
 BAR_WIDTH = 60
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     roots = Roots.default()
     chosen = settings.make({}, read_config(arguments.config))
     programs = attribute.Programs.of(chosen.vmm_programs.split(), chosen.vm_name_pattern)
-    survey = Survey(proc=roots.proc, sysfs=roots.sys, kmsg=KMSG)
+    survey = Survey(proc=roots.proc, sysfs=roots.sys, by_type=True)
     reports = []
     for task, vm in _select(roots, programs, arguments.vm):
-        case = _patiently(lambda task=task, vm=vm: _look(survey, task, vm, arguments))  # type: ignore[misc]
+        case = _look(survey, task, vm, arguments)
         if case is not None:
             reports.append(Report(vm=vm, tgid=task.tgid, case=case, forecast=forecast(case)))
     if not reports and arguments.vfio and not arguments.vm:
@@ -130,35 +124,21 @@ def _running(roots: Roots, programs: attribute.Programs) -> Iterator[tuple[TaskK
 
 
 def _look(survey: Survey, task: TaskKey, vm: Vm, arguments: argparse.Namespace) -> Case | None:
-    return survey.look(
-        task.tgid,
-        want_bytes=arguments.vfio,
-        managed=vm.platform in _MANAGED,
-        error=None if arguments.exact else 0.01,
+    attempt = Attempt(
+        lambda: survey.look(
+            task.tgid,
+            want_bytes=arguments.vfio,
+            managed=vm.platform.raises_memlock,
+            error=None if arguments.exact else 0.01,
+        )
     )
-
-
-def _patiently(look: Callable[[], Answer]) -> Answer:
-    """Let another thread wait for the lock of a VM's memory. CannotRunError when it is in vain."""
-    answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put(look())
-        except BaseException as error:
-            answers.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
     try:
-        answer = answers.get(timeout=PATIENCE_S)
-    except queue.Empty:
+        return attempt.wait(EXACT_PATIENCE_S if arguments.exact else PATIENCE_S)
+    except TimeoutError:
         raise CannotRunError(
-            f"no answer about a VM's memory in {PATIENCE_S:.0f} s",
+            f"no answer about the memory of VM {vm.name} in {PATIENCE_S:.0f} s",
             hint="something holds its lock: see `pinwatch why` for pins that are stuck",
         ) from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 # ---- how it looks ---------------------------------------------------------------------------

@@ -17,7 +17,16 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from pinwatch.expose.metrics import VM_COUNTERS, VM_DEVICE, VM_INFO, counter_family, host_families
+from pinwatch.expose import gauges
+from pinwatch.expose.metrics import (
+    VM_COUNTERS,
+    VM_DEVICE,
+    VM_GAUGES,
+    VM_INFO,
+    counter_family,
+    gauge_family,
+    host_families,
+)
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Labels, Snapshot
 from pinwatch.model.vm import Vm
@@ -84,6 +93,16 @@ def _of_vms(snapshot: Snapshot) -> Iterator[tuple[Metric, bytes]]:
     ]
     head = InfoMetricFamily(VM_DEVICE.name, VM_DEVICE.help, labels=VM_DEVICE.labels)
     yield head, lines(f"{VM_DEVICE.name}_info", VM_DEVICE.labels, given)
+    yield from _outlooks(snapshot)
+
+
+def _outlooks(snapshot: Snapshot) -> Iterator[tuple[Metric, bytes]]:
+    rows: dict[str, list[Row]] = {spec.name: [] for spec in VM_GAUGES}
+    for vm, outlook in snapshot.outlooks.items():
+        for spec, values in gauges.of_vm(outlook):
+            rows[spec.name].append((vm, values))
+    for spec in VM_GAUGES:
+        yield gauge_family(spec, {}), lines(spec.name, spec.labels, rows[spec.name])
 
 
 def _identity(vm: Vm) -> Labels:

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from pinwatch import __version__
 from pinwatch.model.failure import StuckPin
 from pinwatch.model.kernel import KernelFacts
+from pinwatch.model.placement import PAGE_BYTES, FreeMemory
 from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import Durations
 from pinwatch.model.snapshot import Labels, Snapshot
@@ -133,6 +134,74 @@ VM_DEVICE = MetricSpec(
     ("vm", "device", "driver", "iommu_group"),
     "A device that VFIO gave to a VM; always 1.",
 )
+VM_MEMORY = MetricSpec(
+    "pinwatch_vm_memory_bytes",
+    ("vm", "node", "zone", "cma", "size"),
+    "Resident guest memory of a VM by where it lies, from a sample of /proc/PID/pagemap: node, "
+    "zone, whether in a CMA area, and size of its pages.",
+)
+VM_AT_RISK = MetricSpec(
+    "pinwatch_vm_pin_at_risk",
+    ("vm",),
+    "1 when a VFIO map of all guest memory may fail or will fail now, 0 when it should work.",
+)
+VM_RISK = MetricSpec(
+    "pinwatch_vm_pin_risk",
+    ("vm", "risk", "verdict"),
+    "What stands against a pin of a VM's memory (docs/forecast.md); 1 while it does.",
+)
+VM_HEADROOM = MetricSpec(
+    "pinwatch_vm_pin_headroom_bytes",
+    ("vm",),
+    "What is free for a pin of all guest memory beyond what that needs; below 0 when it does not "
+    "do without reclaim.",
+)
+VM_MOVE = MetricSpec(
+    "pinwatch_vm_pin_must_move_bytes",
+    ("vm",),
+    "Guest memory in ZONE_MOVABLE or CMA, that a pin must move out first, at most.",
+)
+VM_ALLOCATE = MetricSpec(
+    "pinwatch_vm_pin_must_allocate_bytes",
+    ("vm",),
+    "Guest memory that is not there yet, or that a pin replaces by a copy, at most.",
+)
+VM_AVAILABLE = MetricSpec(
+    "pinwatch_vm_pin_available_bytes",
+    ("vm",),
+    "Free memory above the low watermarks where the VM's pins may lie: kernel zones without CMA, "
+    "on the nodes that its cpuset allows.",
+)
+VM_LOOKED = MetricSpec(
+    "pinwatch_vm_placement_timestamp_seconds", ("vm",), "When a VM's memory was last looked at."
+)
+VM_ERROR = MetricSpec(
+    "pinwatch_vm_placement_error_ratio",
+    ("vm",),
+    "Of resident guest memory: what sums of pinwatch_vm_memory_bytes may be off, with 95 % "
+    "confidence.",
+)
+VM_GAUGES = (
+    VM_MEMORY,
+    VM_AT_RISK,
+    VM_RISK,
+    VM_HEADROOM,
+    VM_MOVE,
+    VM_ALLOCATE,
+    VM_AVAILABLE,
+    VM_LOOKED,
+    VM_ERROR,
+)
+FREE = MetricSpec(
+    "pinwatch_host_free_bytes",
+    ("node", "zone", "kind"),
+    "Free memory by who may have it: unmovable_usable is for pins too, movable and cma are not.",
+)
+LOOKING = MetricSpec(
+    "pinwatch_placement_cpu_seconds_total",
+    (),
+    "CPU time spent looking at where VMs' memory lies; placement_cpu_percent bounds it.",
+)
 HOOK = MetricSpec(
     "pinwatch_hook_attached",
     ("hook", "symbol", "mode"),
@@ -169,6 +238,9 @@ CATALOGUE = (
     DURATION,
     VM_INFO,
     VM_DEVICE,
+    *VM_GAUGES,
+    FREE,
+    LOOKING,
     HOOK,
     LOSSES,
     RECONCILIATION,
@@ -184,19 +256,15 @@ def host_families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
     """What has no series for each VM."""
     for spec in HOST_COUNTERS:
         yield counter_family(spec, snapshot.host_counters.get(spec.name, {}))
+    yield gauge_family(FREE, free_bytes(snapshot.free))
+    yield counter_family(LOOKING, {(): snapshot.looking_cpu_s})
     yield _stuck(snapshot)
     yield _durations(snapshot.durations)
-    hooks = GaugeMetricFamily(HOOK.name, HOOK.help, labels=HOOK.labels)
-    for hook in snapshot.hooks:
-        hooks.add_metric((hook.hook, hook.symbol, hook.mode), int(hook.attached))
-    yield hooks
-    yield counter_family(LOSSES, {(kind,): n for kind, n in snapshot.losses.items()})
-    difference = GaugeMetricFamily(
-        RECONCILIATION.name, RECONCILIATION.help, labels=RECONCILIATION.labels
+    yield gauge_family(
+        HOOK, {(h.hook, h.symbol, str(h.mode)): int(h.attached) for h in snapshot.hooks}
     )
-    for counter, pages in snapshot.reconciliation.items():
-        difference.add_metric((counter,), pages)
-    yield difference
+    yield counter_family(LOSSES, {(kind,): n for kind, n in snapshot.losses.items()})
+    yield gauge_family(RECONCILIATION, {(n,): d for n, d in snapshot.reconciliation.items()})
     yield GaugeMetricFamily(SAMPLED.name, SAMPLED.help, value=snapshot.time_s)
     yield InfoMetricFamily(
         BUILD.name, BUILD.help, value={"version": __version__, "kernel": facts.release}
@@ -211,12 +279,30 @@ def counter_family(spec: MetricSpec, values: Mapping[Labels, float]) -> CounterM
     return family
 
 
-def _stuck(snapshot: Snapshot) -> GaugeMetricFamily:
-    states = Counter((s.vm.label, str(s.pin.source), stuck_state(s)) for s in snapshot.stuck)
-    family = GaugeMetricFamily(STUCK.name, STUCK.help, labels=STUCK.labels)
-    for labels, count in states.items():
-        family.add_metric(labels, count)
+def gauge_family(spec: MetricSpec, values: Mapping[Labels, float]) -> GaugeMetricFamily:
+    """A family of gauges, in the same way."""
+    family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
     return family
+
+
+def free_bytes(host: FreeMemory | None) -> dict[Labels, float]:
+    """Free bytes by node, zone and who may have them."""
+    values: dict[Labels, float] = {}
+    for zone in host.zones if host else ():
+        kind = "unmovable_usable" if zone.pinnable else "movable"
+        values[str(zone.node), zone.name, kind] = (zone.free - zone.free_cma) * PAGE_BYTES
+        if zone.cma:
+            values[str(zone.node), zone.name, "cma"] = zone.free_cma * PAGE_BYTES
+    return values
+
+
+def _stuck(snapshot: Snapshot) -> GaugeMetricFamily:
+    states = Counter[Labels](
+        (s.vm.label, str(s.pin.source), stuck_state(s)) for s in snapshot.stuck
+    )
+    return gauge_family(STUCK, states)
 
 
 def stuck_state(stuck: StuckPin) -> str:

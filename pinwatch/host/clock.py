@@ -10,6 +10,11 @@ def wall_offset_ns() -> int:
     return time.time_ns() - time.monotonic_ns()
 
 
+def monotonic_ns() -> int:
+    """Nanoseconds on CLOCK_MONOTONIC, as the kernel's records have them."""
+    return time.monotonic_ns()
+
+
 def monotonic_s() -> float:
     """Seconds on CLOCK_MONOTONIC."""
     return time.monotonic()

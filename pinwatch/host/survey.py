@@ -14,7 +14,9 @@ from pinwatch.host import pagemap, probe, vmas, zones
 from pinwatch.host.frames import FrameRange, read_frames
 from pinwatch.model.event import MappingKind
 from pinwatch.model.forecast import Case
-from pinwatch.model.placement import Backing, FreeMemory, PinRules, Placement
+from pinwatch.model.placement import Backing, PinRules, Placement
+
+KMSG = Path("/dev/kmsg")
 
 # Pages mapped by themselves up to which the advice is read: 40 ns each with the lock of the memory
 # held make 10 ms. Without it, only what is mlocked goes unknown.
@@ -24,21 +26,39 @@ _SINCE_6_5 = "vma_needs_dirty_tracking"  # came with 54cbbbf3faf9, for 8ac268436
 
 
 class Survey:
-    """The host at one moment. `cma`: where its CMA areas lie, if somebody has read that from the
-    kernel. CannotRunError where /proc does not tell enough."""
+    """The host as it was read last. `cma`: where its CMA areas lie, if somebody has read that from
+    the kernel. `by_type`: read free memory by migratetype as well, where CMA makes that matter.
+    CannotRunError where /proc does not tell enough."""
 
     def __init__(
-        self, *, proc: Path, sysfs: Path, kmsg: Path, cma: Sequence[FrameRange] | None = None
+        self,
+        *,
+        proc: Path,
+        sysfs: Path,
+        kmsg: Path = KMSG,
+        cma: Sequence[FrameRange] | None = None,
+        by_type: bool = False,
     ) -> None:
-        self._proc = proc
-        self._sysfs = sysfs
+        self._proc, self._sysfs, self._kmsg, self._cma = proc, sysfs, kmsg, cma
         self._rules: PinRules | None = None
-        first = zones.read_free(proc, sysfs)
-        self._by_type = any(zone.cma for zone in first.zones if zone.pinnable)
-        self.free: FreeMemory = (
-            zones.read_free(proc, sysfs, by_type=True) if self._by_type else first
-        )
-        self.frames = read_frames(first.zones, sysfs=sysfs, kmsg=kmsg, cma=cma)
+        self._layout: tuple[tuple[int, ...], ...] = ()
+        self.free = zones.read_free(proc, sysfs)
+        if by_type and any(zone.cma for zone in self.free.zones if zone.pinnable):
+            self.free = zones.read_free(proc, sysfs, by_type=True)
+        self._place()
+
+    def refresh(self) -> None:
+        """Read what is free again; where zones begin and end only when that has changed."""
+        self.free = zones.read_free(self._proc, self._sysfs)
+        self._place()
+
+    def _place(self) -> None:
+        layout = tuple((z.node, z.start_pfn, z.spanned, z.present, z.cma) for z in self.free.zones)
+        if layout != self._layout:
+            self._layout = layout
+            self.frames = read_frames(
+                self.free.zones, sysfs=self._sysfs, kmsg=self._kmsg, cma=self._cma
+            )
 
     def look(
         self,

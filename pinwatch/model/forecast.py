@@ -226,4 +226,13 @@ class Forecast:
         return self.available_bytes - self.must_move.most - self.must_allocate.most
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """A VM as it was looked at, and what that says of its next pin."""
+
+    time_s: float  # wall clock, of the look at its memory; the host's free side may be newer
+    case: Case
+    forecast: Forecast
+
+
 _FINE = Verdict.FINE

@@ -17,6 +17,7 @@ class Mode(StrEnum):
     FENTRY = "fentry"
     KPROBE = "kprobe"
     NETLINK = "netlink"  # not a probe: the kernel tells it by itself
+    PROCFS = "procfs"  # not a probe: files that are read now and then
     WAITING = "waiting"  # for a module to be loaded
     OFF = "off"
 

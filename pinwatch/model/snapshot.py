@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.forecast import Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import HookState
+from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import Durations
 from pinwatch.model.vm import Device, Vm
 
@@ -32,6 +34,9 @@ class Snapshot:
     failures: tuple[Failure, ...]  # newest last, bounded
     slow_pins: tuple[SlowPin, ...]  # newest last, bounded
     stuck: tuple[StuckPin, ...]  # now
+    free: FreeMemory | None = None  # the host's, when it was last read
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # by vm label
+    looking_cpu_s: float = 0.0  # what it took to look at the memory of VMs
 
     @property
     def counters(self) -> dict[str, dict[Labels, float]]:

@@ -30,6 +30,11 @@ class Platform(StrEnum):
         member.words = words
         return member
 
+    @property
+    def raises_memlock(self) -> bool:
+        """It raises RLIMIT_MEMLOCK of a VM when it attaches a device."""
+        return self in (Platform.LIBVIRT, Platform.OPENSTACK, Platform.KUBEVIRT)
+
 
 class Basis(StrEnum):
     """What a VM's name was taken from; `words` says how far to trust it."""

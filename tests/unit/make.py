@@ -8,13 +8,28 @@ from typing import Any
 
 from pinwatch.abi import layout
 from pinwatch.classify import rules
+from pinwatch.forecast import forecast
 from pinwatch.model.event import Activity, FolioFacts, MappingKind, Memlock, PinEnded, Seen, Task
 from pinwatch.model.failure import Failure, SlowCause, SlowPin
+from pinwatch.model.forecast import Case, Outlook
 from pinwatch.model.holder import Holder, HolderMatch
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.pin import PinSource, Wait
+from pinwatch.model.placement import (
+    Backing,
+    Cma,
+    FreeMemory,
+    Limits,
+    Mapping,
+    PageClass,
+    PinRules,
+    Placement,
+    Portion,
+    Zone,
+)
 from pinwatch.model.sample import KernelSample, OpenPin, TaskKey
 from pinwatch.model.vm import Basis, Platform, Vm
+from pinwatch.recording import Looked
 
 FACTS = KernelFacts(
     release="6.12.0-test",
@@ -41,6 +56,44 @@ VM = Vm(
     name="web-01", uuid="6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21", platform=Platform.QEMU,
     vmm="qemu-kvm", basis=Basis.CMDLINE,
 )  # fmt: skip
+
+
+def free(**changes: Any) -> FreeMemory:
+    """A node of 1 GiB of Normal, a quarter of it free, and as much of Movable, all free."""
+    zone = Zone(
+        node=0, name="Normal", start_pfn=0, spanned=1 << 18, present=1 << 18, managed=1 << 18,
+        free=1 << 16, free_cma=0, cma=0, watermark_min=1000, watermark_low=2000, reserve=0,
+        per_cpu=0, file=0, anon=0, by_order=(0,) * 9 + (0, 64),
+    )  # fmt: skip
+    movable = replace(zone, name="Movable", start_pfn=1 << 18, free=1 << 18)
+    return FreeMemory(**{"zones": (zone, movable)} | changes)
+
+
+def placement(movable: int = 128 << 20, kernel: int = 0) -> Placement:
+    """A guest of so many bytes in each kind of zone, all of it there, in small pages of shmem."""
+    page = PageClass(
+        node=0, zone="Movable", cma=Cma.NO, backing=Backing.BASE, kind=MappingKind.SHMEM
+    )
+    portions = (Portion(page, movable), Portion(replace(page, zone="Normal"), kernel))
+    memory = Mapping(start=1 << 30, end=(1 << 30) + movable + kernel, kind=page.kind, shared=True)
+    return Placement(
+        mappings=(memory,), portions=tuple(p for p in portions if p.size_bytes), error=0.01,
+        samples=20_000,
+    )  # fmt: skip
+
+
+def looked(task: TaskKey = TASK.key, place: Placement | None = None) -> Looked:
+    """A VM's process as it was looked at."""
+    return Looked(
+        task=task, time_ns=9_000_000_000, placement=place or placement(), limits=Limits(),
+        rules=PinRules(),
+    )  # fmt: skip
+
+
+def outlook(place: Placement | None = None, host: FreeMemory | None = None) -> Outlook:
+    """What that says."""
+    case = Case(placement=place or placement(), free=host or free(), limits=Limits())
+    return Outlook(time_s=9.0, case=case, forecast=forecast(case))
 
 
 def folio(**changes: Any) -> FolioFacts:

@@ -13,13 +13,22 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import InfoMetricFamily, Metric
 
 from pinwatch.aggregate.ledger import Ledger
+from pinwatch.expose import gauges
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
-from pinwatch.expose.metrics import VM_COUNTERS, VM_DEVICE, VM_INFO, counter_family, host_families
+from pinwatch.expose.metrics import (
+    VM_COUNTERS,
+    VM_DEVICE,
+    VM_GAUGES,
+    VM_INFO,
+    counter_family,
+    gauge_family,
+    host_families,
+)
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import Platform, Vm
-from tests.unit.make import FACTS, TASK, failure, pin, sample
+from tests.unit.make import FACTS, TASK, failure, outlook, pin, sample
 
 # attribute/names.py spells out NUL and surrogates, which no encoding has.
 RAW = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -48,6 +57,12 @@ class Everything:
                 of_device = (name, device.address, device.driver, device.iommu_group)
                 given.add_metric(of_device, {})
         yield given
+        families = {spec.name: gauge_family(spec, {}) for spec in VM_GAUGES}
+        for name, seen in self._snapshot.outlooks.items():
+            for spec, values in gauges.of_vm(seen):
+                for labels, value in values.items():
+                    families[spec.name].add_metric((name, *labels), value)
+        yield from families.values()
         yield from host_families(self._snapshot, FACTS)
 
 
@@ -74,6 +89,7 @@ def host_with(vms: int) -> Ledger:
                 pages=number << 20, migrated=number, migrate_failed=0,
             )
         )  # fmt: skip
+        ledger.set_outlook(task, outlook())
         if number % 10 == 0:
             ledger.add_failure(failure(pin(task=replace(TASK, key=task), split_failed=10)))
     ledger.add_sample(sample(totals=tuple(totals)))
@@ -99,7 +115,7 @@ def test_it_is_for_any_name(encoder: Encoder, name: str, text: str) -> None:
 
 
 @each_format
-def test_a_thousand_vms_take_less_than_50_ms_and_10_mb(encoder: Encoder) -> None:
+def test_a_thousand_vms_take_less_than_100_ms_and_12_mb(encoder: Encoder) -> None:
     snapshot = host_with(1000).snapshot()
     took_s, text = [], b""
     for _ in range(7):  # the best of them: other work on this core makes each slower
@@ -107,5 +123,5 @@ def test_a_thousand_vms_take_less_than_50_ms_and_10_mb(encoder: Encoder) -> None
         text = written_by_us(snapshot, encoder)
         took_s.append(time.process_time() - start)
     assert text.count(b"pinwatch_vm_info{") == 1000
-    assert len(text) < 10_000_000
-    assert min(took_s) < 0.050
+    assert len(text) < 12_000_000
+    assert min(took_s) < 0.100

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pinwatch"
 
 RANKS = {
     "errors": 0, "model": 0,
-    "settings": 1, "abi": 1,
+    "settings": 1, "abi": 1, "plain": 1,
     "decode": 2, "attribute": 2, "classify": 2, "aggregate": 2, "expose": 2, "recording": 2,
     "forecast": 2, "sampling": 2,
     "host": 3,
