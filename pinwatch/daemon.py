@@ -21,6 +21,7 @@ from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
+from pinwatch.host.frames import cma_ranges
 from pinwatch.host.lives import Lives
 from pinwatch.host.looks import Looks, Subject
 from pinwatch.host.notify import notify
@@ -98,7 +99,10 @@ class Daemon:
                 on_module=self._probes.retry_modules,
             )
             self._looks = Looks(
-                proc=roots.proc, sysfs=roots.sys, percent=settings.placement_cpu_percent
+                proc=roots.proc,
+                sysfs=roots.sys,
+                percent=settings.placement_cpu_percent,
+                cma=cma_ranges(self._probes.facts),
             )
             wall_offset_ns = clock.wall_offset_ns()
             self._pipeline = Pipeline(self._probes.facts, wall_offset_ns, _limits(settings))

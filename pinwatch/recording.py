@@ -154,6 +154,8 @@ def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
         fields[name] = {int(key): value for key, value in fields[name].items()}
     for name in _TUPLES:
         fields[name] = tuple(fields[name])
+    if areas := fields.get("cma_areas"):
+        fields["cma_areas"] = {name: tuple(map(tuple, of)) for name, of in areas.items()}
     return KernelFacts(**fields)
 
 

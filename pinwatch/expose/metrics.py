@@ -202,6 +202,9 @@ LOOKING = MetricSpec(
     (),
     "CPU time spent looking at where VMs' memory lies; placement_cpu_percent bounds it.",
 )
+CMA = MetricSpec(
+    "pinwatch_cma_area_pages", ("area",), "Base pages of a CMA area (the kernel's cma_areas)."
+)
 HOOK = MetricSpec(
     "pinwatch_hook_attached",
     ("hook", "symbol", "mode"),
@@ -241,6 +244,7 @@ CATALOGUE = (
     *VM_GAUGES,
     FREE,
     LOOKING,
+    CMA,
     HOOK,
     LOSSES,
     RECONCILIATION,
@@ -258,6 +262,10 @@ def host_families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
         yield counter_family(spec, snapshot.host_counters.get(spec.name, {}))
     yield gauge_family(FREE, free_bytes(snapshot.free))
     yield counter_family(LOOKING, {(): snapshot.looking_cpu_s})
+    areas = facts.cma_areas or {}
+    yield gauge_family(
+        CMA, {(name,): sum(end - start for start, end in of) for name, of in areas.items()}
+    )
     yield _stuck(snapshot)
     yield _durations(snapshot.durations)
     yield gauge_family(

@@ -455,6 +455,7 @@ ENUMERATORS = (
 
 # Symbols whose addresses the BPF side reads, and operations tables that tell a mapping's kind.
 DATA_SYMBOLS = ("vmemmap_base", "mem_section", "__per_cpu_offset")
+CMA_SYMBOLS = ("cma_areas", "cma_area_count")  # user space reads them (host/cma.py)
 A_OPS = ("shmem_aops", "swap_aops", "hugetlbfs_aops", "secretmem_aops")
 
 # Operations that refuse every migration: nothing to wait for.

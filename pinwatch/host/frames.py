@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.placement import PAGE_BYTES, Cma, Zone
 
 _RESERVED = re.compile(rb"cma: Reserved (\d+) ([KM])iB at (0x[0-9a-f]+)")
@@ -168,6 +169,13 @@ def _nodes_of_blocks(sysfs: Path) -> dict[int, int]:
         int(link.name.removeprefix("memory")): int(link.parent.name.removeprefix("node"))
         for link in links
     }
+
+
+def cma_ranges(facts: KernelFacts) -> tuple[FrameRange, ...] | None:
+    """As the kernel's own table has them; None where that could not be read."""
+    if facts.cma_areas is None:
+        return None
+    return tuple(FrameRange(*pair) for pairs in facts.cma_areas.values() for pair in pairs)
 
 
 def read_cma(sysfs: Path, kmsg: Path) -> tuple[FrameRange, ...]:

@@ -20,6 +20,7 @@ from pinwatch.host.probe import (
     pageblock_bits,
 )
 
+PEEK_SIZE = 1024  # bytes of kernel memory for one look: a struct cma has 160, or 632 since v6.15
 _SCALARS = {1: "u8", 2: "u16", 4: "u32", 8: "u64"}
 
 _TYPES = """\
@@ -112,7 +113,7 @@ def hook_macros(planned: PlannedHook) -> str:
 def preamble(kernel: KernelProbe) -> str:
     """All generated text that stands before the project's own BPF source."""
     btf = kernel.btf
-    parts = ["#include <linux/types.h>\n"]
+    parts = ["#include <linux/types.h>\n", f"#define PEEK_SIZE {PEEK_SIZE}\n"]
     parts += [struct_text(btf, name, members) for name, members in compat.FIELDS.items()]
     parts += [hook_macros(planned) for planned in kernel.plan]
     for name in compat.ENUMERATORS:
@@ -148,7 +149,7 @@ def _lru_batch_macros(kernel: KernelProbe) -> str:
 SOURCES = (
     "pinwatch.h", "common.h", "compat.h", "task.h", "windows.h", "folio.h",
     "gup.c", "waits.c", "holders.c", "walks.c", "pipes.c", "migrate.c", "lru_batches.c", "split.c",
-    "host.c", "hints.c",
+    "host.c", "hints.c", "peek.c",
     "vfio.c", "iommufd.c", "io_uring.c", "rdma.c", "af_xdp.c", "vdpa.c", "udmabuf.c", "sev.c",
     "module.c",
 )  # fmt: skip

@@ -16,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pinwatch.errors import CannotRunError
-from pinwatch.host import headers, syscalls
+from pinwatch.host import cma, headers, syscalls
 from pinwatch.host.probe import KernelProbe, PlannedHook, lru_batches, probe
-from pinwatch.model.kernel import Mode
+from pinwatch.model.kernel import CmaAreas, Mode
 
 MAPS = (
     "events", "losses", "witnesses", "durations", "totals", "limits", "frames", "migrations",
@@ -114,6 +115,22 @@ def map_descriptor(module: Any, name: str) -> int | None:
         return None
 
 
+def peek(module: Any, program: int, address: int, size: int) -> bytes:
+    """Kernel memory. OSError where it cannot be read."""
+    if not syscalls.run_program(program, address):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    return syscalls.read_slot(module["peeked"].map_fd, 0, headers.PEEK_SIZE)[:size]
+
+
+def read_cma(module: Any, kernel: KernelProbe) -> CmaAreas | None:
+    """None where the kernel does not say."""
+    try:
+        program = load_program(module, "tp_peek", Mode.RAW_TRACEPOINT)
+    except OSError:
+        return None
+    return cma.read_areas(partial(peek, module, program), kernel.btf, kernel.symbols)
+
+
 def next_modes(plan: Iterable[PlannedHook], refused: dict[str, str]) -> tuple[PlannedHook, ...]:
     """The plan with each refused hook in its next mode, or off, with the reason so far."""
     return tuple(
@@ -160,7 +177,7 @@ def load_all(kernel: KernelProbe, bpf_dir: Path, tree: Path) -> tuple[dict[str, 
         name: keep([fd])[0] for name in MAPS if (fd := map_descriptor(module, name)) is not None
     }
     message = {
-        "facts": asdict(kernel.facts),
+        "facts": asdict(replace(kernel.facts, cma_areas=read_cma(module, kernel))),
         "hooks": hooks,
         "maps": maps,
         "lru_batches": [address for _, address in lru_batches(kernel.btf, kernel.symbols)],

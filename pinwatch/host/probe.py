@@ -185,9 +185,10 @@ def pageblock_bits(btf: Btf) -> int | None:
 
 def wanted_symbols() -> frozenset[str]:
     """Every symbol that the tables of compat name."""
-    hooks = {symbol for hook in compat.HOOKS for symbol in hook.symbols}
+    hooks = frozenset(symbol for hook in compat.HOOKS for symbol in hook.symbols)
     batches = {batch.symbol for batch in compat.LRU_BATCHES}
-    return frozenset(hooks | batches | {*compat.DATA_SYMBOLS, *compat.A_OPS, *compat.REFUSING_OPS})
+    tables = (compat.DATA_SYMBOLS, compat.CMA_SYMBOLS, compat.A_OPS, compat.REFUSING_OPS)
+    return hooks | batches | frozenset().union(*tables)
 
 
 def possible_cpus(sysfs: Path) -> int:

@@ -126,6 +126,46 @@ def read_hash(
         last = following
 
 
+def read_slot(map_fd: int, index: int, size: int) -> bytes:
+    """One slot of an array map."""
+    key = ct.c_uint32(index)
+    buffer = ct.create_string_buffer(size)
+    _checked(_libbpf().bpf_map_lookup_elem(map_fd, ct.byref(key), buffer))
+    return buffer.raw
+
+
+class _TestRunOptions(ct.Structure):
+    """struct bpf_test_run_opts of libbpf 0.4 and later."""
+
+    _fields_ = (
+        ("sz", ct.c_size_t),
+        ("data_in", ct.c_void_p),
+        ("data_out", ct.c_void_p),
+        ("data_size_in", ct.c_uint32),
+        ("data_size_out", ct.c_uint32),
+        ("ctx_in", ct.c_void_p),
+        ("ctx_out", ct.c_void_p),
+        ("ctx_size_in", ct.c_uint32),
+        ("ctx_size_out", ct.c_uint32),
+        ("retval", ct.c_uint32),
+        ("repeat", ct.c_int),
+        ("duration", ct.c_uint32),
+        ("flags", ct.c_uint32),
+        ("cpu", ct.c_uint32),
+        ("batch_size", ct.c_uint32),
+    )
+
+
+def run_program(program: int, argument: int) -> int:
+    """Run a raw tracepoint's program once, here and now (v5.10, 1b4d60ec162f); what it returns."""
+    context = ct.c_uint64(argument)
+    options = _TestRunOptions(
+        sz=ct.sizeof(_TestRunOptions), ctx_in=ct.addressof(context), ctx_size_in=8
+    )
+    _checked(_libbpf().bpf_prog_test_run_opts(program, ct.byref(options)))
+    return int(options.retval)
+
+
 def write_slot(map_fd: int, index: int, value: bytes) -> None:
     """Set one slot of an array map."""
     key = ct.c_uint32(index)

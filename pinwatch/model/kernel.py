@@ -22,6 +22,9 @@ class Mode(StrEnum):
     OFF = "off"
 
 
+CmaAreas = dict[str, tuple[tuple[int, int], ...]]  # name -> ranges of frames: start, end
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFacts:
     """Values that differ between kernels and that decoding needs; absent means unknown."""
@@ -41,6 +44,7 @@ class KernelFacts:
     refusing_ops: tuple[int, ...] = ()  # addresses of migrate operations that always refuse
     lru_batches: tuple[str, ...] = ()  # names of the per-CPU batches, in the order of searching
     migrate_reasons: dict[int, str] = field(default_factory=dict)  # value -> "compaction"
+    cma_areas: CmaAreas | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from tests.lab.outcome import Outcome, Status
 
 TIMEOUT_S = 1800
 _OWN_JOBS = {"faults", "built", "matrix", "storm", "libvirt"}  # modules of tests/lab/inside
+_FORECASTS = {"forecast", "forecast-cma"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,13 @@ class LabRun:
         return self.outcome.directory / "share" / "recording.jsonl"
 
 
+def _job(layout: str) -> tuple[str, ...]:
+    """A module of tests/lab/inside, with its arguments."""
+    if layout in _OWN_JOBS:
+        return (layout,)
+    return ("forecast" if layout in _FORECASTS else "scenarios", layout)
+
+
 def in_guest(layout: str, *names: str) -> pytest.MarkDecorator:
     """The test takes a `run`: of that layout, on each of these kernels."""
     cases = [(name, layout) for name in names]
@@ -85,7 +93,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Lab
 
     @functools.cache
     def boot(name: str, layout: str) -> LabRun:
-        job = (layout,) if layout in _OWN_JOBS else ("scenarios", layout)
+        job = _job(layout)
         outcome = guest.boot(
             kernels.fetch(kernels.series(name)),
             LAYOUTS[layout],

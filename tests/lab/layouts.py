@@ -33,6 +33,12 @@ LAYOUTS = {
         ),
         qemu_args=_MOVABLE_NODE,
     ),
+    "forecast": Layout(
+        name="forecast",
+        memory="3G",
+        kernel_args=(*_MOSTLY_MOVABLE, "secretmem.enable=1"),
+        qemu_args=_MOVABLE_NODE,
+    ),
     # A second device, for a VM whose map works beside one whose map fails.
     "libvirt": Layout(
         name="libvirt",
@@ -40,6 +46,7 @@ LAYOUTS = {
         kernel_args=_MOSTLY_MOVABLE,
         qemu_args=(*_MOVABLE_NODE, "-device", "edu"),
     ),
+    "idle": Layout(name="idle", memory="9G"),
     "storm": Layout(name="storm", memory="2G", kernel_args=("movablecore=1G",)),
     "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     # One CPU: probes that come and go while another CPU maps are what the emulator stumbles over.
@@ -54,4 +61,7 @@ LAYOUTS = {
     # Below 2.75 GiB all memory is one zone, of which CMA is more than half, so it gets used. A
     # kernel at a random place may leave no 1400 MiB in one piece.
     "cma": Layout(name="cma", memory="2500M", kernel_args=("cma=1400M", "nokaslr")),
+    "forecast-cma": Layout(
+        name="forecast-cma", memory="2500M", kernel_args=("cma=1400M", "nokaslr")
+    ),
 }

@@ -177,6 +177,34 @@ def test_hints_are_told_with_when_they_came(run: LabRun) -> None:
     }
 
 
+def check_looked_at(run: LabRun) -> dict[str, Any]:
+    """What the daemon says of a VM that does nothing is what its own pagemap says."""
+    seen = run.scenario("looked_at").workload
+    quiet, truth = seen["quiet"], seen["truth"]
+    assert seen["looks"][1] > seen["looks"][0]
+    size = "pinwatch_vm_memory_bytes"
+    by_place = {name: n // 4096 for name, n in quiet.items() if name.startswith(size)}
+    error = quiet['pinwatch_vm_placement_error_ratio{vm="quiet"}']
+    assert 0 < error <= 0.05
+    slack = error * truth["pages"]
+    assert abs(sum(by_place.values()) - truth["pages"]) <= slack, by_place
+    for part, label in (("movable", 'zone="Movable"'), ("cma", 'cma="yes"')):
+        found = sum(n for name, n in by_place.items() if label in name)
+        assert abs(found - truth[part]) <= slack, by_place
+    assert quiet.get('pinwatch_vm_pin_at_risk{vm="quiet"}', 0) == 0, quiet
+    must_move = quiet['pinwatch_vm_pin_must_move_bytes{vm="quiet"}'] // 4096
+    assert abs(must_move - truth["movable"] - truth["cma"]) <= slack
+    return seen
+
+
+@plain
+def test_memory_of_a_vm_is_where_it_says_itself(run: LabRun) -> None:
+    seen = check_looked_at(run)
+    assert seen["truth"]["movable"] == seen["truth"]["pages"]
+    free = {name for name in seen["host"] if 'kind="movable"' in name}
+    assert len(free) == 2, seen["host"]  # both nodes
+
+
 @plain
 def test_drop_caches_is_named_with_who_wrote_it(run: LabRun) -> None:
     """6.1 fails about a third of the maps, newer kernels none; each failure must be explained."""
@@ -245,6 +273,14 @@ def test_founding_report_is_a_refused_split(run: LabRun) -> None:
     exported = seen.metric("pinwatch_thp_split_failures_total", vm=HOST, errno="EAGAIN")
     assert exported == seen.workload["split_failed"]
     check_reconciled(seen)
+
+
+@cma
+def test_memory_in_cma_is_told(run: LabRun) -> None:
+    seen = check_looked_at(run)
+    assert seen["truth"]["cma"] > seen["truth"]["pages"] // 4, "hardly any of it is in CMA"
+    area = 'pinwatch_cma_area_pages{area="reserved"}'
+    assert seen["host"][area] == seen["truth"]["area_pages"] == 1400 * 256
 
 
 @cma

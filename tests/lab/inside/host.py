@@ -142,29 +142,35 @@ def pins(kind: str = "failures", *, limit: int = 1000) -> list[dict[str, Any]]:
 
 def run_workload(name: str, *, vm: str = "", **arguments: object) -> dict[str, Any]:
     """A workload to its end; what it said last. `vm`: it looks like a QEMU of that name."""
-    command = [sys.executable, "-m", "tests.lab.inside.workload", name, json.dumps(arguments)]
-    if vm:
-        program = Path("/tmp/qemu-system-x86_64")
-        program.unlink(missing_ok=True)
-        program.symlink_to(sys.executable)
-        command = [str(program), *command[1:], "-name", vm]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(_workload(name, arguments, vm), capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr.decode()[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
     return result
 
 
-@contextmanager
-def running_workload(name: str, **arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A workload that goes on until the block ends; its first line has been read."""
+def _workload(name: str, arguments: dict[str, object], vm: str) -> list[str]:
     command = [sys.executable, "-m", "tests.lab.inside.workload", name, json.dumps(arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    if not vm:
+        return command
+    program = Path("/tmp/qemu-system-x86_64")
+    program.unlink(missing_ok=True)
+    program.symlink_to(sys.executable)
+    return [str(program), *command[1:], "-name", vm]
+
+
+@contextmanager
+def running_workload(
+    name: str, *, vm: str = "", **arguments: object
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """A workload that goes on until the block ends, and its first line."""
+    with subprocess.Popen(_workload(name, arguments, vm), stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            if not process.stdout.readline():
+            said = process.stdout.readline()
+            if not said:
                 raise RuntimeError(f"{name} said nothing")
-            yield process
+            yield process, json.loads(said)
         finally:
             process.kill()
 

@@ -97,6 +97,18 @@ def zone_ranges(name: str) -> list[range]:
     return [range(int(at[1]), int(at[1]) + int(size[1])) for size, at in found if size and at]
 
 
+def free_pages() -> list[tuple[str, int]]:
+    """Zones with their free pages (/proc/zoneinfo)."""
+    text = Path("/proc/zoneinfo").read_text()
+    zones = re.findall(r"zone +(\w+)\n +pages free +(\d+)", text)
+    return [(name, int(free)) for name, free in zones]
+
+
+def has_cma() -> bool:
+    """Some zone has pages of CMA (/proc/zoneinfo)."""
+    return re.search(r"^ +cma +[1-9]", Path("/proc/zoneinfo").read_text(), re.M) is not None
+
+
 def cma_range() -> range:
     """The frames of the area that `cma=` reserved, as the boot log has them."""
     log = subprocess.run(["dmesg"], capture_output=True, check=True).stdout.decode()

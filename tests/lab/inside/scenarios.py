@@ -78,7 +78,7 @@ def held_page() -> Result:
 def real_qemu() -> Result:
     """A real VMM, its memory a file of which another process holds one page in a pipe."""
     path, mib = "/dev/shm/web-01", 128
-    with host.running_workload("hold_file", path=path, mib=mib, offset=61 << 20) as holder:
+    with host.running_workload("hold_file", path=path, mib=mib, offset=61 << 20) as (holder, _):
         done = host.qemu(name="web-01", ram_file=path, mib=mib, bdf=vfio.find_edu().name)
         time.sleep(1)
         result = {
@@ -147,6 +147,30 @@ def hints() -> Result:
     return host.run_workload("hints", vm="hinting", mib=64)
 
 
+def looked_at() -> Result:
+    """A VM that does nothing, whose memory the daemon looks at: two looks, a page each way."""
+    with host.running_workload("stay", vm="quiet", mib=256) as (_, truth):
+        first = _looked("quiet", after=time.time())
+        second = _looked("quiet", after=time.time())
+        metrics = host.metrics()
+    own = {name: n for name, n in metrics.items() if 'vm="quiet"' in name and n}
+    host_wide = {
+        name: n for name, n in metrics.items() if "_host_free_" in name or "_cma_area_" in name
+    }
+    return {"truth": truth, "looks": [first, second], "quiet": own, "host": host_wide}
+
+
+def _looked(vm: str, *, after: float) -> float:
+    """When the daemon looked at a VM's memory, after that time."""
+    name = f'pinwatch_vm_placement_timestamp_seconds{{vm="{vm}"}}'
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (when := host.metrics().get(name, 0)) > after:
+            return when
+        time.sleep(1)
+    raise RuntimeError(f"{vm} was not looked at: {host.metrics()}")
+
+
 def drop_caches() -> Result:
     """The suspect of the mailing list: a loop of drop_caches beside 30 maps."""
     stop, writes = threading.Event(), 0
@@ -202,11 +226,11 @@ def cma_held() -> Result:
 
 LAYOUTS: dict[str, tuple[Scenario, ...]] = {
     "plain": (
-        module_later, plain_success, held_page, real_qemu, lives, hints, drop_caches, memlock,
-        no_destination,
+        module_later, plain_success, held_page, real_qemu, lives, hints, looked_at, drop_caches,
+        memlock, no_destination,
     ),
     "fragmented": (founding_report,),
-    "cma": (cma_success, cma_held),
+    "cma": (looked_at, cma_success, cma_held),
 }  # fmt: skip
 
 

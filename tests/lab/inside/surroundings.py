@@ -39,11 +39,11 @@ def beside(work: Callable[[], None]) -> Iterator[int]:
             os.waitpid(pid, 0)
 
 
-def wait_until(ready: Callable[[], bool], what: str) -> float:
-    """How long it took; RuntimeError after 15 s."""
+def wait_until(ready: Callable[[], bool], what: str, *, patience_s: float = _PATIENCE_S) -> float:
+    """How long it took; RuntimeError after that."""
     began = time.monotonic()
     while not ready():
-        if time.monotonic() - began > _PATIENCE_S:
+        if time.monotonic() - began > patience_s:
             raise RuntimeError(f"waited in vain for {what}")
         time.sleep(0.02)
     return time.monotonic() - began
@@ -78,9 +78,11 @@ def memory_events(group: Path) -> dict[str, int]:
 
 @contextmanager
 def setting(path: str | Path, value: str) -> Iterator[None]:
-    """A file of /proc or /sys with another value until the block ends."""
+    """A file of /proc or /sys with another value until the block ends; of a file that lists its
+    values, the one in brackets holds."""
     file = Path(path)
-    before = file.read_text().strip()
+    text = file.read_text().strip()
+    before = text.partition("[")[2].partition("]")[0] or text
     file.write_text(value)
     try:
         yield

@@ -17,7 +17,7 @@ PROT_READ, PROT_READ_WRITE = 1, 3
 MADV_NOHUGEPAGE, MADV_DONTNEED_LOCKED, MADV_HWPOISON = 15, 24, 100
 
 _PROCESS_VM_READV, _USERFAULTFD, _MLOCK2, _MOVE_PAGES, _MEMFD_SECRET = 310, 323, 325, 279, 447
-_IO_URING_SETUP, _IO_URING_REGISTER = 425, 427
+_IO_URING_SETUP, _IO_URING_REGISTER, _MBIND = 425, 427, 237
 _UFFDIO_API, _UFFDIO_REGISTER = 0xC018AA3F, 0xC020AA00
 _MPOL_MF_MOVE_ALL = 4
 
@@ -112,6 +112,12 @@ def mount(device: str, directory: Path, kind: str, options: str) -> None:
 
 def unmount(directory: Path, *, lazily: bool = False) -> None:
     _check(_libc.umount2(bytes(directory), 2 if lazily else 0), f"umount of {directory}")
+
+
+def bind(address: int, size: int, *, node: int) -> None:
+    """mbind(2) with MPOL_BIND to one node."""
+    nodes = ctypes.create_string_buffer(struct.pack("Q", 1 << node))
+    _syscall("mbind", _MBIND, address, size, 2, nodes, 64, 0)
 
 
 def missing_page() -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import resource
 import sys
 import time
@@ -141,9 +140,7 @@ def _fill(container: Container, ram: Memory, portion: int = 10 * MIB) -> int:
 
 def _free_kernel_bytes() -> int:
     """Free memory outside ZONE_MOVABLE (/proc/zoneinfo)."""
-    text = Path("/proc/zoneinfo").read_text()
-    zones = re.findall(r"zone +(\w+)\n +pages free +(\d+)", text)
-    return sum(int(free) * PAGE for zone, free in zones if zone != "Movable")
+    return sum(free * PAGE for zone, free in memory.free_pages() if zone != "Movable")
 
 
 def _soak_huge_blocks(container: Container, ram: Memory, *, iova: int) -> int:
@@ -202,6 +199,19 @@ def _mbind(ram: Memory) -> int:
 
 def _thp_disable() -> int:
     return int(_libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0))
+
+
+def stay(*, mib: int) -> dict[str, Any]:
+    """Have memory, say in which zones it lies, and do nothing until killed."""
+    ram = memory.memfd(mib * MIB)
+    area = memory.cma_range() if memory.has_cma() else range(0)
+    movable = memory.zone_ranges("Movable")
+    frames = memory.pfns(ram)
+    in_cma = sum(pfn in area for pfn in frames)
+    in_movable = sum(any(pfn in zone for zone in movable) for pfn in frames)
+    _say({"pages": len(frames), "movable": in_movable, "cma": in_cma, "area_pages": len(area)})
+    time.sleep(3600)
+    return {}
 
 
 def hold_file(*, path: str, mib: int, offset: int) -> dict[str, Any]:
