@@ -142,6 +142,18 @@ EXIT(hint_mlock)	/* mlock(start, length) */
 }
 #endif
 
+#ifdef SYM_hint_mlock2
+EXIT(hint_mlock2)	/* mlock2(start, length, flags) */
+{
+	struct pt_regs *regs = CALLER(hint_mlock2);
+	u64 length = KREAD(regs, si);
+
+	if (length >= HINT_MIN_BYTES)
+		tell_hint(PW_CALL_MLOCK, KREAD(regs, dx), KREAD(regs, di), length, RC(hint_mlock2));
+	return 0;
+}
+#endif
+
 #ifdef SYM_hint_mlockall
 EXIT(hint_mlockall)	/* mlockall(flags) */
 {

@@ -126,10 +126,10 @@ _ADVICE = {
 }  # fmt: skip
 # uapi/asm-generic/mman.h, the one that says most first
 _MAP_FLAGS = ((0x8000, Hint.MAP_POPULATE), (0x2000, Hint.MAP_LOCKED), (0x40000, Hint.MAP_HUGETLB))
+_MLOCK_ONFAULT = 1
+_MFD_HUGE_SHIFT, _GIGANTIC = 26, 30  # flags of memfd_create(2) have log2 of the size there
 _CALLS: dict[int, Hint] = {
-    layout.Call.MLOCK: Hint.MLOCK,
     layout.Call.MLOCKALL: Hint.MLOCKALL,
-    layout.Call.MEMFD_CREATE: Hint.MEMFD_HUGETLB,
     layout.Call.MBIND: Hint.MBIND,
     layout.Call.SET_MEMPOLICY: Hint.SET_MEMPOLICY,
 }
@@ -141,6 +141,11 @@ def _hint(call: int, value: int) -> Hint:
             return _ADVICE.get(value, Hint.UNKNOWN_ADVICE)
         case layout.Call.PRCTL:
             return Hint.THP_DISABLE if value else Hint.THP_ENABLE
+        case layout.Call.MLOCK:
+            return Hint.MLOCK_ONFAULT if value & _MLOCK_ONFAULT else Hint.MLOCK
+        case layout.Call.MEMFD_CREATE:
+            gigantic = value >> _MFD_HUGE_SHIFT == _GIGANTIC
+            return Hint.MEMFD_HUGETLB_1G if gigantic else Hint.MEMFD_HUGETLB
         case layout.Call.MMAP:
             found = next((hint for flag, hint in _MAP_FLAGS if value & flag), None)
         case _:

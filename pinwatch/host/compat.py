@@ -407,7 +407,8 @@ _HINTS = tuple(
         sees=f"what a VMM says of its memory by {call}(2)",
     )
     for call in (
-        "madvise", "mmap", "mlock", "mlockall", "prctl", "memfd_create", "mbind", "set_mempolicy",
+        "madvise", "mmap", "mlock", "mlock2", "mlockall", "prctl", "memfd_create", "mbind",
+        "set_mempolicy",
     )
 )  # fmt: skip
 

@@ -28,10 +28,12 @@ class Hint(StrEnum):
     MAP_LOCKED = "map_locked", "locked pages while mapping (MAP_LOCKED)", False
     MAP_HUGETLB = "map_hugetlb", "pages of the hugetlb pool (MAP_HUGETLB)", False
     MLOCK = "mlock", "a range in memory (mlock)", False
+    MLOCK_ONFAULT = "mlock_onfault", "pages that come to stay (mlock2, MLOCK_ONFAULT)", False
     MLOCKALL = "mlockall", "all in memory (mlockall)", False
     THP_DISABLE = "thp_disable", "no huge pages for the process (PR_SET_THP_DISABLE)", True
     THP_ENABLE = "thp_enable", "huge pages for the process again (PR_SET_THP_DISABLE 0)", True
     MEMFD_HUGETLB = "memfd_hugetlb", "a file of hugetlb pages (MFD_HUGETLB)", False
+    MEMFD_HUGETLB_1G = "memfd_hugetlb_1g", "a file of gigantic pages (MFD_HUGE_1GB)", False
     MBIND = "mbind", "nodes for a range (mbind)", True
     SET_MEMPOLICY = "set_mempolicy", "nodes for the process (set_mempolicy)", True
 

@@ -156,7 +156,7 @@ def test_what_the_kernel_could_not_tell_is_looked_up(run: LabRun) -> None:
 @plain
 def test_hints_are_told_with_when_they_came(run: LabRun) -> None:
     seen = run.scenario("hints")
-    assert seen.workload["said"] == [0, 22, 0, 0, 22, 0, 0, 0, 0]
+    assert seen.workload["said"] == [0, 22, 0, 0, 22, 0, 0, 0, 0, 0]
     assert seen.workload["mapped"] == 0
     name = "pinwatch_vm_hints_total{"
     told = {key.removeprefix(name): n for key, n in seen.metrics.items() if key.startswith(name)}
@@ -170,6 +170,7 @@ def test_hints_are_told_with_when_they_came(run: LabRun) -> None:
             ("madvise_nohugepage", "after_populate", ""),
             ("madvise_unknown", "after_populate", "EINVAL"),
             ("mlock", "before_populate", ""),
+            ("mlock_onfault", "before_populate", ""),
             ("mbind", "after_populate", ""),
             ("madvise_hugepage", "after_pin", ""),
             ("thp_disable", "after_pin", ""),

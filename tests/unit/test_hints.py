@@ -47,10 +47,13 @@ def given(call: int, value: int, **fields: int) -> HintGiven:
         (Call.MMAP, 0x40022, Hint.MAP_HUGETLB),
         (Call.MMAP, 0x2022, Hint.MAP_LOCKED),
         (Call.MLOCK, 0, Hint.MLOCK),
+        (Call.MLOCK, 1, Hint.MLOCK_ONFAULT),
         (Call.MLOCKALL, 3, Hint.MLOCKALL),
         (Call.PRCTL, 1, Hint.THP_DISABLE),
         (Call.PRCTL, 0, Hint.THP_ENABLE),
         (Call.MEMFD_CREATE, 4, Hint.MEMFD_HUGETLB),
+        (Call.MEMFD_CREATE, 21 << 26 | 5, Hint.MEMFD_HUGETLB),
+        (Call.MEMFD_CREATE, 30 << 26 | 4, Hint.MEMFD_HUGETLB_1G),
         (Call.MBIND, 2, Hint.MBIND),
         (Call.SET_MEMPOLICY, 2, Hint.SET_MEMPOLICY),
     ],
@@ -61,7 +64,13 @@ def test_which_hint(call: int, value: int, hint: Hint) -> None:
 
 def test_every_call_and_every_hint_is_known() -> None:
     calls = {call for call in Call if call is not Call.COUNT}
-    values = {Call.MMAP: (0x8000, 0x2000, 0x40000), Call.MADVISE: range(30), Call.PRCTL: (0, 1)}
+    values = {
+        Call.MMAP: (0x8000, 0x2000, 0x40000),
+        Call.MADVISE: range(30),
+        Call.PRCTL: (0, 1),
+        Call.MLOCK: (0, 1),
+        Call.MEMFD_CREATE: (4, 30 << 26 | 4),
+    }
     hints = {given(call, value).hint for call in calls for value in values.get(call, (0,))}
     assert hints == set(Hint)
 

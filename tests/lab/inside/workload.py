@@ -21,7 +21,7 @@ from tests.lab.inside.memory import PAGE, Memory
 from tests.lab.inside.vfio import Container
 
 MIB = 1 << 20
-_MBIND, _PR_SET_THP_DISABLE = 237, 41
+_MBIND, _MLOCK2, _PR_SET_THP_DISABLE = 237, 325, 41
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -171,7 +171,7 @@ def hints(*, mib: int) -> dict[str, Any]:
     said = [_said(_madvise, first, advice) for advice in (14, 26)]
     container, ram = Container(), memory.memfd(mib * MIB)  # MAP_POPULATE
     said += [_said(_madvise, ram, advice) for advice in (14, 15, 26)]
-    said += [_said(_mlock, ram), _said(_mbind, ram)]
+    said += [_said(_mlock, ram), _said(_mlock_on_fault, ram), _said(_mbind, ram)]
     mapped = container.map(ram)
     said += [_said(_madvise, ram, 14), _said(_thp_disable)]
     _madvise(memory.memfd(4 * MIB), 14)  # too small to be a VM's
@@ -189,6 +189,12 @@ def _madvise(ram: Memory, advice: int) -> int:
 
 def _mlock(ram: Memory) -> int:
     return int(_libc.mlock(ctypes.c_void_p(ram.address), ctypes.c_size_t(ram.size)))
+
+
+def _mlock_on_fault(ram: Memory) -> int:
+    """mlock2(2) with MLOCK_ONFAULT."""
+    address, size = ctypes.c_long(ram.address), ctypes.c_long(ram.size)
+    return int(_libc.syscall(_MLOCK2, address, size, 1))
 
 
 def _mbind(ram: Memory) -> int:
