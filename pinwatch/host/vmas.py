@@ -19,8 +19,9 @@ _CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) (.)(.)(.)(.) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) \d+ *(.*)"
 )
-# How internal mounts, which no mountinfo lists, show in maps (mm/shmem.c, fs/hugetlbfs/inode.c,
-# ipc/shm.c, mm/secretmem.c), and anonymous memory with a name. A memfd of huge pages shows as any memfd; its pages tell.
+# How anonymous memory with a name, and internal mounts, which no mountinfo lists, show in maps
+# (mm/shmem.c, fs/hugetlbfs/inode.c, ipc/shm.c, mm/secretmem.c). A memfd of huge pages shows as any
+# memfd; its pages tell.
 _INTERNAL = (
     (b"[anon_shmem:", MappingKind.SHMEM),
     (b"[anon:", MappingKind.ANON),
