@@ -201,11 +201,12 @@ def test_cma_that_the_caller_knows(tmp_path: Path) -> None:
 
 def test_the_log_is_read_over_records_that_were_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/kmsg gives EPIPE where it was overwritten, and EAGAIN at its end."""
-    records = iter([b"one\n", BrokenPipeError(), b"two\n", BlockingIOError()])
+    said: list[bytes | OSError] = [b"one\n", BrokenPipeError(), b"two\n", BlockingIOError()]
+    records = iter(said)
 
     def answer(_fd: int, _size: int) -> bytes:
         one = next(records)
-        if isinstance(one, Exception):
+        if isinstance(one, OSError):
             raise one
         return one
 
