@@ -29,8 +29,7 @@ _TABLES = 512  # the IOMMU's page tables have 8 bytes for each page of 4096
 
 
 def forecast(case: Case) -> Forecast:
-    """The forecast for one VM now; for an empty
-    placement and a size, for a VM that is to come."""
+    """For one VM now; for an empty placement and a size, for a VM that is to come."""
     move, allocate = _must_move(case), _must_allocate(case)
     available = sum(_available(zone) for zone in case.zones) * PAGE_BYTES
     reachable = max(_reachable(case.free, case.zones) * PAGE_BYTES, available)
@@ -263,6 +262,5 @@ _RULES: tuple[tuple[Risk, Rule], ...] = (
     (Risk.HUGETLB_SCARCE, _hugetlb_scarce),
     (Risk.CGROUP_LIMIT, _over_cgroup),
     (Risk.WRITEBACK, lambda case, _: _marked(case, Mark.WRITEBACK)),
-    (Risk.PAGES_HELD, lambda case, _: case.held > 0),
     (Risk.MEMORY_ERROR, lambda case, _: _marked(case, Mark.POISONED)),
 )

@@ -156,7 +156,7 @@ class Part:
     words: str
 
 
-STAYS = Part("█", "#", "green", "may be pinned where it lies")
+STAYS = Part("█", "#", "green", "may stay where it lies")
 MOVES = Part("▓", "=", "yellow", "ZONE_MOVABLE")
 IN_CMA = Part("▒", "%", "magenta", "CMA")
 DOUBTFUL = Part("?", "?", "red", "not known")
@@ -205,7 +205,7 @@ def show(reports: list[Report]) -> None:
         _show_one(console, told, drawn, _STYLES[report.forecast.verdict])
     marks = (f"{part.plain if ascii_only else part.mark} {part.words}" for part in PARTS)
     if any(report.vm for report in reports):
-        console.print(Text("   ".join(marks), style="dim"))
+        console.print(Text("  ".join(marks), style="dim"))
 
 
 def _show_one(console: Console, told: Explanation, drawn: Text, style: str) -> None:

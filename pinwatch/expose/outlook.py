@@ -51,12 +51,8 @@ def explain(vm: Vm | None, case: Case, forecast: Forecast) -> Explanation:
         paragraphs.append((_label(risk), f"{risk.meaning} [{risk}]"))
         paragraphs.append(("change", risk.remedy))
     return Explanation(
-        f"{subject}: {_verdict(forecast)} ({about(forecast.want_bytes)})", tuple(paragraphs)
+        f"{subject}: {forecast.verdict.words} ({about(forecast.want_bytes)})", tuple(paragraphs)
     )
-
-
-def _verdict(forecast: Forecast) -> str:
-    return forecast.verdict.words
 
 
 def _label(risk: Risk) -> str:
@@ -68,7 +64,8 @@ def memory_words(place: Placement) -> str:
     there = place.resident_bytes
     words = f"{about(place.guest_bytes)} of guest memory, {about(there)} of it there"
     if there:
-        words += f": {_sums(place, _where)}; in {_sums(place, lambda page: page.backing.words)}"
+        backings = _sums(place, lambda page: f"as {page.backing.words}")
+        words += f": {_sums(place, _where)}; {backings}"
         words += f" (to within {place.error:.1%})" if place.error else " (every page)"
     for mark in (Mark.SHARED, Mark.COPIED, Mark.WRITEBACK, Mark.POISONED):
         if size := place.bytes_where(lambda page, mark=mark: mark in page.marks):  # type: ignore[misc]

@@ -49,7 +49,7 @@ _PFN = (1 << 55) - 1
 # The same: /proc/kpageflags
 _LOCKED, _DIRTY, _WRITEBACK, _ANON = 1 << 0, 1 << 4, 1 << 8, 1 << 12
 _HEAD, _TAIL, _HUGETLB = 1 << 15, 1 << 16, 1 << 17
-_POISONED, _KSM, _THP, _ZERO = 1 << 19, 1 << 21, 1 << 22, 1 << 24
+_POISONED, _NOPAGE, _KSM, _THP, _ZERO = 1 << 19, 1 << 20, 1 << 21, 1 << 22, 1 << 24
 _TELLING = _LOCKED | _DIRTY | _WRITEBACK | _ANON | _HUGETLB | _POISONED | _KSM | _ZERO
 _MARKS = (
     (_DIRTY, Mark.DIRTY),
@@ -278,7 +278,7 @@ class _Reader:
             )
         exclusive = bool(entry & _EXCLUSIVE)
         flags = self._flags(pfn)
-        if flags is None:
+        if flags is None or flags & _NOPAGE:
             return Key(mapping, -1, _UNREAD, exclusive, Backing.BASE)
         backing = Backing.BASE
         if flags & (_HEAD | _TAIL):
@@ -375,8 +375,9 @@ def sample(
         ):
             drawn, keys = _draw(reader, number, stratum, count, chance)
             found.append(drawn)
+            weight = drawn.weight
             for key in keys:
-                sums.add(key, drawn.weight)
+                sums.add(key, weight)
         return sums.placement(mappings, frames, error=sampling.error_of(found))
 
     return _with_pagemap(proc, tgid, look)
@@ -398,7 +399,7 @@ def _draw(
 
 
 def exact(proc: Path, tgid: int, frames: Frames) -> Placement | None:
-    """Placement by looking at every page: about a second for each GiB of small pages."""
+    """Placement by looking at every page: 0.7 s for each GiB of small pages."""
 
     def look(pagemap: Pagemap, mappings: tuple[Mapping, ...]) -> Placement:
         pagemap.window = WINDOW
@@ -472,6 +473,7 @@ def _with_pagemap(
         pagemap = Pagemap(proc, tgid)
         try:
             placement = look(pagemap, memory.mappings)
+            pagemap.entry(0)  # a scan may not tell that the memory was given up
         finally:
             pagemap.close()
     except ProcessGoneError:

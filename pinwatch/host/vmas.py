@@ -19,9 +19,12 @@ _CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) (.)(.)(.)(.) [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) \d+ *(.*)"
 )
-# How internal mounts, which no mountinfo lists, show in maps (mm/shmem.c, fs/hugetlbfs/inode.c,
-# ipc/shm.c, mm/secretmem.c). A memfd of huge pages shows as any memfd; its pages tell.
+# How anonymous memory with a name, and internal mounts, which no mountinfo lists, show in maps
+# (mm/shmem.c, fs/hugetlbfs/inode.c, ipc/shm.c, mm/secretmem.c). A memfd of huge pages shows as any
+# memfd; its pages tell.
 _INTERNAL = (
+    (b"[anon_shmem:", MappingKind.SHMEM),
+    (b"[anon:", MappingKind.ANON),
     (b"/memfd:", MappingKind.SHMEM),
     (b"/dev/zero", MappingKind.SHMEM),
     (b"/SYSV", MappingKind.SHMEM),
@@ -67,7 +70,7 @@ def _guest(maps: bytes, mounts: dict[str, str]) -> Iterator[Mapping]:
 
 def _kind(path: bytes, file_system: str, *, on_disk: bool) -> MappingKind | None:
     """None: no guest memory."""
-    if not path or path.startswith(b"[anon"):
+    if not path:
         return MappingKind.ANON
     for prefix, kind in _INTERNAL:
         if path.startswith(prefix):

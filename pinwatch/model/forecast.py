@@ -140,12 +140,6 @@ class Risk(StrEnum):
         "pages that must move are being written back now; the pin waits for them",
         "Wait until it is done, or sync first.",
     )
-    PAGES_HELD = (
-        "pages_held",
-        _AT_RISK,
-        "something else holds references to pages that must move",
-        "See `pinwatch why` for who held pages before; retry once it lets go.",
-    )
     MEMORY_ERROR = (
         "memory_error",
         _AT_RISK,
@@ -171,15 +165,13 @@ class Risk(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """All that a forecast is made of. `held`: pages that must move and that something holds, where
-    somebody has looked."""
+    """All that a forecast is made of."""
 
     placement: Placement
     free: FreeMemory
     limits: Limits
     rules: PinRules = field(default_factory=PinRules)
     want_bytes: int | None = None  # None: all guest memory
-    held: int = 0
 
     @property
     def want(self) -> int:
