@@ -46,7 +46,7 @@ class Everything:
             yield counter_family(spec, self._snapshot.counters.get(spec.name, {}))
         info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
         for vm in self._snapshot.vms:
-            if vm.name in ("~host", "~unattributed", "~other"):
+            if vm.name.startswith("~"):
                 continue
             of = (vm.uuid, vm.platform, vm.vmm, vm.basis, vm.alias, vm.project, vm.pod)
             info.add_metric((vm.name, *of), {})
