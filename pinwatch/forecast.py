@@ -184,10 +184,16 @@ def _pool_free(case: Case, backing: Backing) -> int:
 
 
 def _hugetlb_lost(case: Case, _found: Forecast) -> bool:
-    """A gigantic page is never made for a pin; a huge one only on the node where it lies, and only
-    there where that node has kernel memory."""
+    """A gigantic page is never made for a pin. A huge one is made on the node where it lies, which
+    needs kernel memory there; before v6.10 on any other as well."""
     if _hugetlb(case, Backing.GIGANTIC) and not _pool_free(case, Backing.GIGANTIC):
         return True
+    elsewhere = any(zone.managed for zone in case.zones) and not case.rules.hugetlb_stays_on_node
+    return _hugetlb_is_barren(case) and not elsewhere
+
+
+def _hugetlb_is_barren(case: Case) -> bool:
+    """Some lies where no huge page can be made that may be pinned, and no pool has one to spare."""
     nodes = {
         portion.page.node for portion in case.placement.portions
         if portion.page.backing is Backing.HUGETLB and portion.page.must_move
@@ -199,8 +205,9 @@ def _hugetlb_lost(case: Case, _found: Forecast) -> bool:
 def _hugetlb_scarce(case: Case, found: Forecast) -> bool:
     if _hugetlb_lost(case, found) or case.rules.refuses_movable_hugetlb:
         return False
-    huge = _hugetlb(case, Backing.HUGETLB)
-    return bool(_hugetlb(case, Backing.GIGANTIC)) or -(-huge // HUGE_BYTES) > found.huge_free
+    if _hugetlb(case, Backing.GIGANTIC) or _hugetlb_is_barren(case):
+        return True
+    return -(-_hugetlb(case, Backing.HUGETLB) // HUGE_BYTES) > found.huge_free
 
 
 def _hugetlb_refused(case: Case, _found: Forecast) -> bool:

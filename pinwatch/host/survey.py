@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from pinwatch.errors import CannotRunError
 from pinwatch.host import pagemap, probe, vmas, zones
 from pinwatch.host.frames import FrameRange, read_frames
 from pinwatch.model.event import MappingKind
@@ -93,7 +94,7 @@ class Survey:
         if not kinds & {MappingKind.HUGETLB, MappingKind.FILE}:
             return PinRules()
         if self._rules is None:
-            self._rules = read_pin_rules(self._proc)
+            self._rules = read_pin_rules(self._proc, self._sysfs)
         return self._rules
 
 
@@ -102,12 +103,23 @@ def _small_pages(placement: Placement) -> int:
     return placement.bytes_where(lambda page: page.backing in small) >> 12
 
 
-def read_pin_rules(proc: Path) -> PinRules:
-    """What this kernel refuses, by functions that it has."""
+def read_pin_rules(proc: Path, sysfs: Path) -> PinRules:
+    """What this kernel refuses, by functions that it has, and by what they take."""
     symbols = probe.read_symbols(proc, frozenset({_UNTIL_6_4, _SINCE_6_5, "pin_user_pages"}))
     if "pin_user_pages" not in symbols:
         return PinRules()  # kallsyms tells nothing
     return PinRules(
         refuses_shared_files=_SINCE_6_5 in symbols,
         refuses_movable_hugetlb=_UNTIL_6_4 in symbols,
+        hugetlb_stays_on_node=_hugetlb_stays(sysfs),
     )
+
+
+def _hugetlb_stays(sysfs: Path) -> bool | None:
+    """Since v6.10 the caller says whether another node will do, and a pin says no
+    (htlb_allow_alloc_fallback)."""
+    try:
+        arguments = probe.read_btf(sysfs).nr_args("alloc_hugetlb_folio_nodemask")
+    except CannotRunError:
+        return None
+    return None if arguments is None else arguments > 4

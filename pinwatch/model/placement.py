@@ -207,3 +207,4 @@ class PinRules:
 
     refuses_shared_files: bool | None = None  # since v6.5, 8ac268436e6d
     refuses_movable_hugetlb: bool | None = None  # until v6.5, 4849807114b8
+    hugetlb_stays_on_node: bool | None = None  # v6.10: moved pages get no page of another node

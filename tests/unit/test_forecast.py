@@ -32,6 +32,7 @@ from tests.unit.make import free
 MIB, GIB = 1 << 20, 1 << 30
 NORMAL, MOVABLE = free().zones
 GUEST = 128 * MIB
+STAYS = PinRules(hugetlb_stays_on_node=True)
 
 
 def page(**changes: Any) -> PageClass:
@@ -140,11 +141,22 @@ CASES: list[tuple[Risk, Case, Case]] = [
     ),
     (
         Risk.HUGETLB_NO_DESTINATION,
-        case(ON_NODE_1, NORMAL, replace(MOVABLE, node=1)),
-        case(ON_NODE_1, free=pooled(pool(64), zones=(NORMAL, replace(MOVABLE, node=1)))),
+        case(ON_NODE_1, NORMAL, replace(MOVABLE, node=1), rules=STAYS),
+        case(ON_NODE_1, free=pooled(pool(64), zones=(NORMAL, replace(MOVABLE, node=1))),
+             rules=STAYS),
     ),
     (
         Risk.HUGETLB_NO_DESTINATION,
+        case(ON_NODE_1, NORMAL, replace(MOVABLE, node=1), rules=STAYS),
+        case(ON_NODE_1, NORMAL, replace(NORMAL, node=1), rules=STAYS),
+    ),
+    (
+        Risk.HUGETLB_NO_DESTINATION,
+        case(ON_NODE_1, NORMAL, replace(MOVABLE, node=1), rules=STAYS),
+        case(ON_NODE_1, NORMAL, replace(MOVABLE, node=1)),
+    ),
+    (
+        Risk.HUGETLB_SCARCE,
         case(ON_NODE_1, NORMAL, replace(MOVABLE, node=1)),
         case(ON_NODE_1, NORMAL, replace(NORMAL, node=1)),
     ),

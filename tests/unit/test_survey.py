@@ -104,14 +104,14 @@ def test_what_a_kernel_refuses_is_told_by_its_functions(
     tree: Tree, symbol: str, files: bool, hugetlb: bool
 ) -> None:
     tree.write("proc/kallsyms", KALLSYMS.format("T", symbol))
-    assert read_pin_rules(tree.proc) == PinRules(
+    assert read_pin_rules(tree.proc, tree.sys) == PinRules(
         refuses_shared_files=files, refuses_movable_hugetlb=hugetlb
     )
 
 
 def test_nothing_is_known_where_kallsyms_tells_nothing(tree: Tree) -> None:
     tree.write("proc/kallsyms", "")
-    assert read_pin_rules(tree.proc) == PinRules()
+    assert read_pin_rules(tree.proc, tree.sys) == PinRules()
 
 
 def test_it_is_asked_for_memory_where_it_matters(tree: Tree) -> None:
