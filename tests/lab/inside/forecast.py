@@ -244,18 +244,25 @@ class Witness:
         """And how much of it is the zero page."""
         frames = Counter[int]()
         with open(f"/proc/{self._pid}/pagemap", "rb", buffering=0) as file:
-            for one in self._mappings:
-                for start in range(one["start"], one["end"], 1 << 30):
-                    file.seek(start // PAGE * 8)
-                    words = file.read(min(one["end"] - start, 1 << 30) // PAGE * 8)
-                    if words.count(0) < len(words):
-                        present = (word for word in memoryview(words).cast("Q") if word >> 63)
-                        frames.update(word & (1 << 55) - 1 for word in present)
+            for start, length in self._pieces():
+                file.seek(start // PAGE * 8)
+                words = memoryview(file.read(length // PAGE * 8)).cast("Q")
+                frames.update(word & (1 << 55) - 1 for word in words if word >> 63)
         found: Counter[str] = Counter()
         for pfn, count in frames.items():
             found[self._zone(pfn)] += count * PAGE
         again = (pfn for pfn, count in frames.items() if count > 1)
         return dict(found), sum(frames[pfn] * PAGE for pfn in again if pages.flags(pfn) & ZERO)
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        """All of a mapping, but of a sparse one where its pages are: numa_maps and smaps count what
+        is elsewhere."""
+        for one in self._mappings:
+            size = one["end"] - one["start"]
+            if size < 1 << 30:
+                yield one["start"], size
+            else:
+                yield from ((one["start"] + n * (size >> 6), 2 * MIB) for n in range(64))
 
     @functools.cache  # noqa: B019 - one for each region of memory
     def _spans(self) -> list[tuple[str, range]]:
