@@ -8,17 +8,17 @@ from __future__ import annotations
 import select
 import signal
 import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from pinwatch import attribute, decode, recording, serve
 from pinwatch.aggregate.census import Limits
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
+from pinwatch.expose.metrics import BROKEN, REFUSED
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.frames import cma_ranges
@@ -41,6 +41,9 @@ from pinwatch.recording import (
     VmmsConfigured,
 )
 from pinwatch.settings import Settings
+
+if TYPE_CHECKING:
+    from pinwatch.web import Web
 
 Pin = TypeVar("Pin")
 
@@ -87,7 +90,12 @@ class Daemon:
             settings.vmm_programs.split(), settings.vm_name_pattern
         )
         self._totals: tuple[TaskTotals, ...] = ()
-        self._tcp = serve.bind_tcp(settings.listen)
+        self._web = _web(settings.web_config_file)
+        self._tcp = serve.bind_tcp(
+            settings.listen,
+            max_requests=int(settings.web_max_requests),
+            contexts=self._web.contexts if self._web else None,
+        )
         self._unix = serve.bind_unix(settings.socket)
         try:
             self._probes = Probes(bpf_dir=roots.bpf, procfs=roots.proc, sysfs=roots.sys)
@@ -156,23 +164,26 @@ class Daemon:
             latest=lambda: self._snapshot,
             facts=self._probes.facts,
             ready=lambda: self._ready,
-            refused=lambda: self._tcp.refused + self._unix.refused,
+            own=lambda: (
+                (REFUSED, self._tcp.refused + self._unix.refused),
+                (BROKEN, self._tcp.broken + self._unix.broken),
+            ),
         )
-        for server in (self._tcp, self._unix):
-            serve.start(server, app)
+        serve.start(self._tcp, self._web.guard(app) if self._web else app)
+        serve.start(self._unix, app)
         self._serving = True
 
     def _say_ready(self) -> None:
         """Ready means that probes are attached and /metrics answers: it is asked, not assumed."""
-        where = serve.local_address(self._tcp)
-        with urllib.request.urlopen(f"http://{where}/metrics", timeout=30) as answer:
-            answer.read()
+        if not serve.answers(self._settings.socket, "/metrics"):
+            raise CannotRunError("/metrics does not answer", hint="report this as a bug")
+        where = f"{self._tcp.scheme}://{serve.local_address(self._tcp)}/metrics"
         self._ready = True
         states = self._states
         attached = sum(state.attached for state in states)
         waiting = [state for state in states if state.mode is Mode.WAITING]
         off = [state for state in states if state.mode is Mode.OFF]
-        _log(f"ready: {attached} hooks attached, metrics on http://{where}/metrics")
+        _log(f"ready: {attached} hooks attached, metrics on {where}")
         if waiting:
             reasons = "; ".join(dict.fromkeys(state.reason for state in waiting))
             _log(f"{len(waiting)} hooks attach later: {reasons}")
@@ -364,6 +375,15 @@ class Journal:
             _log(words_of(pin))
         else:
             self._unsaid += 1
+
+
+def _web(path: str) -> Web | None:
+    """Only who configures it has TLS and bcrypt in memory."""
+    if not path:
+        return None
+    from pinwatch.web import Web
+
+    return Web(path)
 
 
 def _limits(settings: Settings) -> Limits:

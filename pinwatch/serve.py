@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -29,18 +30,20 @@ from pinwatch import __version__
 from pinwatch.errors import CannotRunError
 from pinwatch.expose import as_json
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
-from pinwatch.expose.metrics import REFUSED, counter_family
+from pinwatch.expose.metrics import MetricSpec, counter_family
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import Vm
 from pinwatch.settings import listen_address
 
 REQUEST_TIMEOUT_S = 10  # a stuck client must not hold a thread
-MAX_REQUESTS = 16  # at once, of each server
+MAX_REQUESTS = 16  # at once, of each server, unless configured
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
 GZIP_LEVEL = 1  # the default takes thirty times as long, and saves a third
 DEFAULT_LIMIT = 100
+_FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 
+Own = Iterable[tuple[MetricSpec, float]]  # counters of what serves
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 Response = Iterable[bytes]
@@ -59,11 +62,11 @@ class Scrapes:
     """/metrics: rendered once for each snapshot and format, whoever asks and however often."""
 
     def __init__(
-        self, latest: Callable[[], Snapshot], facts: KernelFacts, refused: Callable[[], int]
+        self, latest: Callable[[], Snapshot], facts: KernelFacts, own: Callable[[], Own]
     ) -> None:
         self._latest = latest
         self._facts = facts
-        self._refused = refused
+        self._own = own
         self._daemon = CollectorRegistry()  # what it costs
         ProcessCollector(namespace="", registry=self._daemon)
         PlatformCollector(registry=self._daemon)
@@ -97,8 +100,8 @@ class Scrapes:
             return self._answers[key]
 
     def _render(self, snapshot: Snapshot) -> None:
-        refused = counter_family(REFUSED, {(): self._refused()})
-        self._exposition = expose(snapshot, self._facts, (refused, *self._daemon.collect()))
+        own = (counter_family(spec, {(): count}) for spec, count in self._own())
+        self._exposition = expose(snapshot, self._facts, (*own, *self._daemon.collect()))
         self._snapshot = snapshot
         self._answers.clear()
 
@@ -112,9 +115,9 @@ class App:
         latest: Callable[[], Snapshot],
         facts: KernelFacts,
         ready: Callable[[], bool],
-        refused: Callable[[], int] = lambda: 0,
+        own: Callable[[], Own] = tuple,
     ) -> None:
-        self._metrics = Scrapes(latest, facts, refused)
+        self._metrics = Scrapes(latest, facts, own)
         self._latest = latest
         self._ready = ready
 
@@ -193,14 +196,35 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
-    """A thread for each request, up to MAX_REQUESTS; who comes then gets a 503 at once."""
+    """A thread for each request, up to a limit; who comes then gets a 503 at once. `contexts` gives
+    the TLS context for a connection. `inherited` is a socket that listens already."""
 
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, address: Any) -> None:
+    def __init__(
+        self,
+        address: Any,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        contexts: Callable[[], ssl.SSLContext] | None = None,
+        inherited: int | None = None,
+    ) -> None:
         self.refused = 0
-        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
-        super().__init__(address, _Handler)
+        self.broken = 0
+        self._contexts = contexts
+        self._free = threading.BoundedSemaphore(max_requests)
+        super().__init__(address, _Handler, bind_and_activate=inherited is None)
+        if inherited is not None:
+            self.socket.close()
+            self.socket = socket.socket(fileno=inherited)
+            self.server_address = self.socket.getsockname()
+            self.server_name, self.server_port = "localhost", self.server_address[1]
+            self.setup_environ()
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self._contexts is None else "https"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
@@ -209,6 +233,19 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
             self.refused += 1
             _refuse(request)
             self.shutdown_request(request)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the request's own thread: a client that stalls in its handshake holds up nobody."""
+        if self._contexts is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(REQUEST_TIMEOUT_S)
+        with self._contexts().wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that broke off, or speaks no TLS: counted, and nothing for the journal."""
+        self.broken += 1
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -243,17 +280,32 @@ class _UnixServer(Server):
         return request, "local"
 
 
-def bind_tcp(listen: str) -> Server:
-    """A server on HOST:PORT, not yet answering. CannotRunError when the address cannot be had."""
+def bind_tcp(
+    listen: str,
+    *,
+    max_requests: int = MAX_REQUESTS,
+    contexts: Callable[[], ssl.SSLContext] | None = None,
+) -> Server:
+    """A server on HOST:PORT, or on the socket that systemd listens on for us, not yet answering.
+    CannotRunError when the address cannot be had."""
     host, port = listen_address(listen)
     kind = _Tcp6Server if ":" in host else Server
     try:
-        return kind((host, port))
+        return kind(
+            (host, port), max_requests=max_requests, contexts=contexts, inherited=_inherited()
+        )
     except OSError as error:
         raise CannotRunError(
             f"cannot listen on {listen}: {error.strerror}",
             hint="does another pinwatch run? Choose another address with --listen",
         ) from None
+
+
+def _inherited() -> int | None:
+    """sd_listen_fds(3): the first descriptor, if it is meant for this process."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    return _FIRST_DESCRIPTOR if os.environ.get("LISTEN_FDS", "0") != "0" else None
 
 
 def local_address(server: Server) -> str:
@@ -293,7 +345,19 @@ def _remove_stale(path: str) -> None:
     )
 
 
-def start(server: Server, app: App) -> threading.Thread:
+def answers(socket_path: str, path: str) -> bool:
+    """Does our own Unix socket give that page? OSError when nobody answers at all."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(30)
+        client.connect(socket_path)
+        client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        with client.makefile("rb") as answer:
+            status = answer.readline().split()[1:2]
+            answer.read()
+    return status == [b"200"]
+
+
+def start(server: Server, app: WsgiApp) -> threading.Thread:
     """Answer requests from now on, in the background."""
     server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

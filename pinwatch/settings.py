@@ -32,6 +32,8 @@ class Setting:
 
 TABLE = (
     Setting("listen", "127.0.0.1:19816", "address of /metrics; [::]:PORT for all", "HOST:PORT"),
+    Setting("web_config_file", "", "TLS and passwords, in exporter-toolkit's format"),
+    Setting("web_max_requests", 16.0, "answered at once; others get a 503", "COUNT"),
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
     Setting("record", "", "write all that the kernel says to this file"),
     Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
@@ -57,6 +59,8 @@ class Settings:
     """The settings in force."""
 
     listen: str
+    web_config_file: str
+    web_max_requests: float
     socket: str
     record: str
     sample_interval: float
@@ -100,7 +104,7 @@ def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
         raise UsageError("vm_retention must not be below 0", hint="1800 is the default")
     if not 0 <= settings.placement_cpu_percent <= 100:
         raise UsageError("placement_cpu_percent is from 0 to 100", hint="0.2 is the default")
-    for name in ("max_vms", "slow_pin_seconds", "slow_pin_loops"):
+    for name in ("web_max_requests", "max_vms", "slow_pin_seconds", "slow_pin_loops"):
         if not 0 < getattr(settings, name) < 1e9:
             raise UsageError(f"{name} must be above 0", hint="see `pinwatch run --help`")
     _check_programs(settings.vmm_programs)

@@ -230,6 +230,11 @@ REFUSED = MetricSpec(
     (),
     "Requests that got a 503, because too many others were being answered.",
 )
+BROKEN = MetricSpec(
+    "pinwatch_http_connections_broken_total",
+    (),
+    "Connections that ended before they were answered: clients that broke off, or spoke no TLS.",
+)
 BUILD = MetricSpec(
     "pinwatch_build", ("version", "kernel"), "Version of pinwatch and of the kernel."
 )
@@ -250,6 +255,7 @@ CATALOGUE = (
     RECONCILIATION,
     SAMPLED,
     REFUSED,
+    BROKEN,
     BUILD,
 )
 

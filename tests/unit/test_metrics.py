@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.attribute.names import vm_name
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
-from pinwatch.expose.metrics import CATALOGUE, REFUSED, buckets, counter_family
+from pinwatch.expose.metrics import BROKEN, CATALOGUE, REFUSED, buckets, counter_family
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import Durations
@@ -39,7 +39,8 @@ def ledger(vm: Vm = VM) -> Ledger:
 
 
 def exposition(of: Ledger, encoder: Encoder = TEXT) -> str:
-    made = expose(of.snapshot(), FACTS, (counter_family(REFUSED, {(): 0}),))
+    also = (counter_family(spec, {(): 0}) for spec in (REFUSED, BROKEN))
+    made = expose(of.snapshot(), FACTS, also)
     return b"".join(made.encode(encoder)).decode()
 
 

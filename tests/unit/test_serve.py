@@ -22,6 +22,7 @@ from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose import exposition
 from pinwatch.expose.exposition import Exposition
+from pinwatch.expose.metrics import REFUSED
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from tests.unit.make import FACTS, TASK, VM, failure, pin, sample
@@ -37,12 +38,12 @@ class Host:
         self.ledger = Ledger(Limits(max_vms=1))
         self.ledger.name_task(TASK.key, VM)
         self.publish()
-        self.server = serve.bind_tcp("127.0.0.1:0")
+        self.server = serve.bind_tcp("127.0.0.1:0", max_requests=MAX_REQUESTS)
         self.app = serve.App(
             latest=lambda: self.snapshot,
             facts=FACTS,
             ready=lambda: True,
-            refused=lambda: self.server.refused,
+            own=lambda: ((REFUSED, self.server.refused),),
         )
 
     def publish(self) -> None:
@@ -59,8 +60,7 @@ class Host:
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(serve, "MAX_REQUESTS", MAX_REQUESTS)
+def host() -> Iterator[Host]:
     made = Host()
     made.server.set_app(made.app)
     thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
@@ -168,7 +168,7 @@ def test_a_vm_is_found_by_name_alias_and_uuid(asked: str, found: list[str]) -> N
     ledger = Ledger()
     for one in (VM, NOVA):
         ledger.add_failure(failure(vm=one))
-    app = serve.App(latest=ledger.snapshot, facts=FACTS, ready=lambda: True, refused=lambda: 0)
+    app = serve.App(latest=ledger.snapshot, facts=FACTS, ready=lambda: True)
     environ = {
         "PATH_INFO": "/api/v1/failures", "REQUEST_METHOD": "GET", "pinwatch.local": True,
         "QUERY_STRING": f"vm={quote(asked)}",
