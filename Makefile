@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run matrix cost lab-shell clean
+.PHONY: help setup demo test test-full check run matrix forecasts cost lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ run: $(PYTHON) ## run the daemon on this machine
 matrix: ## induce every cause on every kernel and write docs/matrix.md (half an hour)
 	@.ci/setup --full
 	@$(PYTHON) -m tests.lab.matrix
+
+forecasts: setup ## let `check` predict, then really map, and write docs/forecast-matrix.md (half an hour)
+	@$(PYTHON) -m tests.lab.forecasts
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost
