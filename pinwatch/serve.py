@@ -113,8 +113,10 @@ class App:
         facts: KernelFacts,
         ready: Callable[[], bool],
         refused: Callable[[], int] = lambda: 0,
+        record: Callable[[float], Iterable[bytes]] = lambda _seconds: (),
     ) -> None:
         self._metrics = Scrapes(latest, facts, refused)
+        self._record = record
         self._latest = latest
         self._ready = ready
 
@@ -139,7 +141,17 @@ class App:
             return _answer(start, "200 OK", _PAGE.format(version=escape(__version__)), "text/html")
         if path == "/api/v1/failures" and environ.get("pinwatch.local"):
             return self._failures(environ, start)
+        if path == "/api/v1/recording" and environ.get("pinwatch.local"):
+            return self._recording(environ, start)
         return _answer(start, "404 Not Found", "not found\n")
+
+    def _recording(self, environ: Environ, start: StartResponse) -> Response:
+        """A recording as lines, of ?seconds=N from now on; it begins with what is kept."""
+        seconds = parse_qs(environ.get("QUERY_STRING", "")).get("seconds", ["0"])[0]
+        if not seconds.isdecimal():
+            return _answer(start, "400 Bad Request", "seconds is not a number\n")
+        start("200 OK", [("Content-Type", "application/x-ndjson")])
+        return self._record(float(seconds))
 
     def _failures(self, environ: Environ, start: StartResponse) -> Response:
         """Failed, slow and stuck pins, newest first; ?vm=NAME for the VMs of that name, alias or
