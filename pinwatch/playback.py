@@ -39,10 +39,9 @@ class Playback:
         """What views showed, one after the other; the last is the end. Recordings of format 2 do
         not say when a snapshot was taken: each reading of the counters begins another."""
         pipeline = pipeline_of(self.header)
-        marked = fresh = False
+        fresh = False  # something came since the last of them
         for item in self.items:
-            marked = marked or isinstance(item, Published)
-            if fresh and not marked and isinstance(item, Counted):
+            if fresh and isinstance(item, Counted) and not self.header.marks_snapshots:
                 yield pipeline.snapshot()
             pipeline.feed(item)
             fresh = not isinstance(item, Published)

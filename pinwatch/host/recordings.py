@@ -21,7 +21,11 @@ class Writer:
     def __init__(self, path: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
-        self._zip = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, mtime=0)
+        try:
+            self._zip = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, mtime=0)
+        except OSError:
+            self._file.close()
+            raise
 
     def write(self, line: str) -> None:
         self._zip.write(line.encode())

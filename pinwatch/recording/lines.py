@@ -72,6 +72,12 @@ class Header:
     wall_offset_ns: int  # wall clock minus CLOCK_MONOTONIC
     series: SeriesLimits = field(default_factory=SeriesLimits)
     redacted: bool = False
+    format: int = FORMAT
+
+    @property
+    def marks_snapshots(self) -> bool:
+        """It says when a snapshot was taken (`Published`)."""
+        return self.format > 2
 
 
 def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
@@ -90,7 +96,7 @@ def header_line(header: Header) -> str:
     """The first line."""
     return _line(
         {
-            "pinwatch_recording": FORMAT,
+            "pinwatch_recording": header.format,
             "made_by": f"pinwatch {__version__}",
             "redacted": header.redacted,
             "wall_ns": header.wall_offset_ns,
@@ -166,6 +172,7 @@ def read(lines: Iterable[str]) -> tuple[Header, Iterator[Item]]:
             wall_offset_ns=int(row["wall_ns"]),
             series=from_plain(SeriesLimits, row.get("series", {})),
             redacted=bool(row.get("redacted", False)),
+            format=row["pinwatch_recording"],
         )
     except (StopIteration, json.JSONDecodeError, *_MALFORMED) as error:
         raise RecordingError("not a pinwatch recording") from error

@@ -33,12 +33,12 @@ _KEPT = frozenset((
 ))  # fmt: skip
 _UUID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
 _TOKEN = re.compile(
-    r"(?P<kept>\\x[0-9a-f]{2}"  # systemd's escape: a separator
+    r"(?P<kept>\\x[2-7][0-9a-f]"  # systemd's escape of what stands between words
     r"|pod(?=[0-9a-f][0-9a-f_-]{30,34}[0-9a-f])"
     r"|(?<=-)v\d(?=[\w.-]))"  # firecracker-v1.13
     rf"|(?P<uuid>(?i:{_UUID}))"
     r"|(?P<pci>(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?![0-9a-z]))"
-    r"|(?P<word>[0-9A-Za-z\x80-\U0010ffff]+)"
+    r"|(?P<word>(?:[0-9A-Za-z\x80-\U0010ffff]|\\x[89a-f][0-9a-f])+)"  # also no UTF-8
 )
 _HEX = re.compile(r"(?=.*[0-9])[0-9a-f]{8,}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
