@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run matrix cost lab-shell clean
+.PHONY: help setup demo test test-full check run matrix cost documents lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ matrix: ## induce every cause on every kernel and write docs/matrix.md (half an 
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost
+
+documents: $(PYTHON) ## write docs/why.md and the pictures anew from what the program says
+	@$(PYTHON) -m tests.documents
 
 lab-shell: setup ## a root shell in a guest (KERNEL=6.1, 6.12 or 7.2)
 	@$(PYTHON) -m tests.lab --kernel $(KERNEL) --shell

@@ -234,6 +234,10 @@ def _of(totals: TaskTotals | None, name: str) -> int:
     return 0 if totals is None else int(getattr(totals, name))
 
 
+# Python names the first by its other name, and the second only from 3.14 on.
+_NAMES = {95: "EOPNOTSUPP", 133: "EHWPOISON"}
+
+
 def errno_name(number: int) -> str:
     """ENOMEM for 12; unknown:N for a number without a name."""
-    return errno.errorcode.get(number, f"unknown:{number}")
+    return _NAMES.get(number) or errno.errorcode.get(number, f"unknown:{number}")

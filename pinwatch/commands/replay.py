@@ -8,7 +8,7 @@ import os
 
 from pinwatch.commands import record
 from pinwatch.errors import UsageError
-from pinwatch.expose import as_json, exposition, words
+from pinwatch.expose import as_json, exposition, stories, words
 from pinwatch.playback import Playback
 
 
@@ -42,7 +42,8 @@ def _show(playback: Playback, arguments: argparse.Namespace) -> None:
     elif arguments.json:
         print(json.dumps([as_json.failure(failure) for failure in snapshot.failures], indent=2))
     else:
-        for failure in snapshot.failures:
-            print(words.explain(failure).text)
+        for story in reversed(stories.stories(snapshot.failures)):
+            print(words.explain(story.failure).text)
+            print(f"  {story.count} of this cause in {story.bursts} tries")
         for slow in snapshot.slow_pins:
             print(words.explain_slow(slow).text)

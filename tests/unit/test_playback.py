@@ -226,7 +226,7 @@ def test_replay_of_a_damaged_recording_is_2_and_shows_what_is_there(tmp_path: Pa
 def test_a_scrape_is_found_in_its_recording(tmp_path: Path) -> None:
     path = tmp_path / "r"
     live(path)
-    recorder = [moment for moment in Playback(str(path)).moments()]
+    recorder = list(Playback(str(path)).moments())
     app = serve.App(latest=lambda: recorder[0], facts=FACTS, ready=lambda: True)
     scraped = b"".join(app({"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"}, lambda *_: None))
     assert compare.differences(str(path), scraped.decode()) == []
