@@ -33,7 +33,7 @@ class Setting:
 TABLE = (
     Setting("listen", "127.0.0.1:19816", "address of /metrics; [::]:PORT for all", "HOST:PORT"),
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
-    Setting("record", "", "write all that the kernel says to this file"),
+    Setting("record", "", "write a recording of all that is seen to this file (gzip)"),
     Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
     Setting("max_vms", 1000.0, "VMs with series of their own; others share ~other", "COUNT"),
     Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),

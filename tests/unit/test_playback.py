@@ -13,7 +13,7 @@ import pytest
 
 from pinwatch import serve
 from pinwatch.errors import CannotRunError, UsageError
-from pinwatch.expose import as_json, exposition
+from pinwatch.expose import as_json, exposition, stories
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
@@ -55,7 +55,8 @@ DAY: tuple[Item, ...] = (
 def shown(snapshot: Snapshot) -> str:
     """All that views make of it, byte for byte."""
     failures = [as_json.failure(failure) for failure in snapshot.failures]
-    return exposition.text(snapshot, FACTS) + json.dumps(failures) + repr(snapshot)
+    told = json.dumps(stories.document(snapshot, limit=9))
+    return exposition.text(snapshot, FACTS) + json.dumps(failures) + told + repr(snapshot)
 
 
 def live(path: Path, items: tuple[Item, ...] = DAY) -> list[str]:
