@@ -17,12 +17,13 @@ from pinwatch.expose import as_json, exposition, stories
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.model.vm import SeriesLimits
+from pinwatch.model.vm import Device, LibvirtDomain, SeriesLimits
 from pinwatch.pipeline import Pipeline
 from pinwatch.playback import Playback
 from pinwatch.recorder import Recorder
 from pinwatch.recording import (
     Counted,
+    DevicesFound,
     Header,
     HooksChanged,
     Item,
@@ -41,12 +42,18 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADER = Header(
     facts=FACTS, wall_offset_ns=1_700_000_000_123_456_789, series=SeriesLimits(max_vms=1)
 )
-FOUND = VmFound(TASK.key, ("qemu-kvm", "-name", "web-01"))
+FOUND = VmFound(
+    TASK.key, ("qemu-kvm", "-name", "web-01"), "/machine.slice/x",
+    LibvirtDomain(name="web-01", uuid="", tgid=TASK.key.tgid, title="Shop"),
+)  # fmt: skip
+DEVICES = DevicesFound(
+    TASK.key, (Device(address="0000:01:00.0", driver="vfio-pci", iommu_group="7"),)
+)
 OTHER = VmFound(TaskKey(5, 6), ("qemu-kvm", "-name", "db-02"))  # one too many for max_vms
 RECORD = RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"web-01")))
 HOOKS = HooksChanged((HookState(hook="split", symbol="s", mode=Mode.OFF, reason="x"),))
 DAY: tuple[Item, ...] = (
-    FOUND, OTHER, Counted(sample(losses={"ring_full": 1}), {}), Surveyed(free(), 0.25),
+    FOUND, DEVICES, OTHER, Counted(sample(losses={"ring_full": 1}), {}), Surveyed(free(), 0.25),
     looked(), HOOKS, Published(), RECORD, Lost("vm_evidence", 2), RECORD, Lost("vm_evidence", 2),
     Counted(sample(time_ns=12_000_000_000), {}), TaskGone(OTHER.task), Published(),
 )  # fmt: skip
@@ -92,14 +99,14 @@ def test_what_a_killed_daemon_left_is_used_and_said(tmp_path: Path) -> None:
     path = tmp_path / "r"
     published = live(path)
     recorder = Recorder(HEADER, str(path), pytest.fail)
-    for item in DAY[:7]:
+    for item in DAY[:8]:
         recorder.take(item)
     recorder.published()
     recorder.take(RECORD)  # behind the last snapshot: not flushed
     playback = Playback(str(path))
     assert shown(playback.end()) == published[0]
     assert "was cut off" in playback.damage
-    assert "used what came before, 7 items" in playback.damage
+    assert "used what came before, 8 items" in playback.damage
     with pytest.raises(UsageError, match="was cut off"):
         playback.check()
     recorder.close()
@@ -110,11 +117,11 @@ def test_a_damaged_line_ends_it_and_is_named(tmp_path: Path) -> None:
     live(path)
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
     for bad in (b"\xff\n", b"{}\n", b"[1]\n", b'{"record":"AB"}\n', b'{"looked":{"task":3}}\n'):
-        path.write_bytes(b"".join([*lines[:8], bad, *lines[8:]]))
+        path.write_bytes(b"".join([*lines[:9], bad, *lines[9:]]))
         playback = Playback(str(path))
         playback.end()
-        assert "line 9" in playback.damage, bad
-        assert "7 items" in playback.damage
+        assert "line 10" in playback.damage, bad
+        assert "8 items" in playback.damage
     path.write_bytes(b"".join(lines)[:-9])
     playback = Playback(str(path))
     playback.end()
@@ -125,7 +132,7 @@ def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "r"
     live(path)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x55
+    data[-40] ^= 0x55
     path.write_bytes(data)
     playback = Playback(str(path))
     playback.end()
