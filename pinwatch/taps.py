@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pinwatch.host import clock
 
-MAX_LINES = 100_000  # that a reader may be behind
+MAX_BYTES = 32 << 20  # that a reader may be behind
 
 
 class Tap:
@@ -18,13 +18,15 @@ class Tap:
 
     def __init__(self, seconds: float) -> None:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._put = self._taken = 0  # bytes; each is changed by one thread only
         self.until_s = clock.monotonic_s() + seconds
         self.ended = False
 
     def put(self, line: str) -> bool:
         """False: the reader is too far behind, and this line is lost to it."""
-        if self._lines.qsize() >= MAX_LINES:
+        if self._put - self._taken > MAX_BYTES:
             return False
+        self._put += len(line)
         self._lines.put(line)
         return True
 
@@ -36,6 +38,7 @@ class Tap:
         """For the server's thread: until the end, or until it finds that the reader has gone."""
         try:
             while (line := self._lines.get()) is not None:
+                self._taken += len(line)
                 yield line.encode()
         finally:
             self.ended = True

@@ -71,6 +71,20 @@ each. `make documents` writes this page from the program's own words.
 A *folio* is the unit in which the kernel keeps memory: one page of 4 KiB, or a block of 2, 4, 8 ...
 of them, whose *order* is the power of two. To *pin* memory for the long term is to fix it where it
 is, so that a device may use its address for as long as it likes.
+
+`pinwatch why --json` gives a list. Each entry has all that was seen of one failure (`pin`,
+`folios`, `holder`, `also`, `vm`, `devices`, `hints`), `reason`, `severity` and `time_s` (seconds
+since 1970), and:
+
+| key | what |
+|---|---|
+| `explanation.headline`, `.summary` | one line; the paragraph for everyone |
+| `explanation.paragraphs` | the text of each row by its label, in their order |
+| `explanation.commands` | a list of `run` (for a shell of root) and `what` (it is for) |
+| `explanation.link`, `.document` | where to read on; the same below `docs/` |
+| `story.count`, `.bursts` | how many failures of one cause this one stands for, in how many tries |
+| `story.since_s`, `.last_s` | when the first and the last of them happened |
+| `story.followed_by` | reasons of those that failed after it in the newest try |
 """
 
 
