@@ -19,6 +19,7 @@ from pinwatch.expose import stories
 from pinwatch.playback import Playback
 from pinwatch.settings import TABLE
 
+_NO_FAILURE_LOST = ("vm_evidence", "placement", "hints_full", "recording")
 MAX_WIDTH = 110  # lines that are longer are hard to read
 
 
@@ -69,7 +70,7 @@ def _show_all(answer: dict[str, Any], arguments: argparse.Namespace) -> None:
     others = 0 if arguments.slow else answer["more_stories"]
     if others:
         console.print(f"{others} more causes: `pinwatch why --last {arguments.last + others}`")
-    lost = sum(answer["losses"].values())
+    lost = sum(n for kind, n in answer["losses"].items() if kind not in _NO_FAILURE_LOST)
     if lost:
         console.print(f"{lost} records were lost; there may be more failures than these.")
 
