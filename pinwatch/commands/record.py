@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         timeout_s=client.TIMEOUT_S + arguments.seconds,
         seconds=str(arguments.seconds),
     )
+    began = time.monotonic()
     try:
         header, items = read(lines)
         pins = write(path, header, items, redact=arguments.redact)
@@ -67,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"the daemon's answer is no recording: {error}",
             hint="is the daemon of another version? Restart it",
         ) from None
-    print(f"{path}: {pins} failed or slow pins; `pinwatch replay {path}` reads it")
+    took_s = time.monotonic() - began  # less than was asked for when the daemon has ended
+    print(f"{path}: {took_s:.0f} s, {pins} failed or slow pins; `pinwatch replay {path}` reads it")
     return 0
 
 

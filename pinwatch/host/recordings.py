@@ -50,7 +50,9 @@ def lines(path: str) -> Iterator[str]:
             for number, line in enumerate(gzip.GzipFile(fileobj=file) if zipped else file, start=1):
                 yield _text(line, number)
         except EOFError:
-            raise RecordingError("the file was cut off: whoever wrote it was killed") from None
+            raise RecordingError(
+                "the file has no end: it is being written, or was cut off"
+            ) from None
         except (zlib.error, gzip.BadGzipFile) as error:
             raise RecordingError(f"the compressed data is damaged ({error})") from None
 

@@ -105,9 +105,9 @@ def test_what_a_killed_daemon_left_is_used_and_said(tmp_path: Path) -> None:
     recorder.take(RECORD)  # behind the last snapshot: not flushed
     playback = Playback(str(path))
     assert shown(playback.end()) == published[0]
-    assert "was cut off" in playback.damage
+    assert "the file has no end" in playback.damage
     assert "used what came before, 8 items" in playback.damage
-    with pytest.raises(UsageError, match="was cut off"):
+    with pytest.raises(UsageError, match="the file has no end"):
         playback.check()
     recorder.close()
 
