@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run matrix forecasts cost lab-shell clean
+.PHONY: help setup demo test test-full check run matrix forecasts cost documents lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ forecasts: setup ## let `check` predict, then really map, and write docs/forecas
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost
+
+documents: $(PYTHON) ## write docs/why.md and the pictures anew from what the program says
+	@$(PYTHON) -m tests.documents
 
 lab-shell: setup ## a root shell in a guest (KERNEL=6.1, 6.12 or 7.2)
 	@$(PYTHON) -m tests.lab --kernel $(KERNEL) --shell

@@ -18,6 +18,7 @@ COMMANDS = {
     "why": "explain the last failed pin, of all VMs or of one",
     "check": "say where VMs' memory lies, and whether a VFIO pin of it would work now",
     "doctor": "say what works on this host, what does not, and what to do",
+    "record": "write what the running daemon sees to a file",
     "replay": "read a recording as if it happened now",
     "version": "print the version",
 }

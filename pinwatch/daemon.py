@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pinwatch import attribute, decode, recording, serve
-from pinwatch.aggregate.census import Limits
+from pinwatch import attribute, decode, serve
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import words
 from pinwatch.expose.metrics import BROKEN, REFUSED
@@ -30,12 +29,18 @@ from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Snapshot
+from pinwatch.model.vm import SeriesLimits
 from pinwatch.pipeline import Outcome, Pipeline
+from pinwatch.recorder import Recorder
 from pinwatch.recording import (
     Counted,
+    Header,
+    HooksChanged,
     IoInFlight,
     Item,
+    Lost,
     Named,
+    Published,
     RawRecord,
     TaskGone,
     VmmsConfigured,
@@ -78,8 +83,7 @@ class Daemon:
         self._roots = roots
         self._stop = False
         self._ready = False
-        self._record: TextIO | None = None
-        self._last_line = ""
+        self._hooks: tuple[HookState, ...] = ()
         self._journal = Journal()
         self._namer = kallsyms.Namer(roots.proc)
         self._io_in_flight: tuple[str, ...] = ()
@@ -112,22 +116,16 @@ class Daemon:
                 percent=settings.placement_cpu_percent,
                 cma=cma_ranges(self._probes.facts),
             )
-            wall_offset_ns = clock.wall_offset_ns()
-            self._pipeline = Pipeline(self._probes.facts, wall_offset_ns, _limits(settings))
-            if settings.record:
-                self._open_recording(settings.record, wall_offset_ns)
+            header = Header(
+                facts=self._probes.facts,
+                wall_offset_ns=clock.wall_offset_ns(),
+                series=_series(settings),
+            )
+            self._pipeline = Pipeline(header.facts, header.wall_offset_ns, header.series)
+            self._recorder = Recorder(header, settings.record, _log)
         except PinwatchError:
             self._stop_serving()
             raise
-
-    def _open_recording(self, path: str, wall_offset_ns: int) -> None:
-        try:
-            self._record = open(path, "w", buffering=1)  # noqa: SIM115 - open as long as we run
-        except OSError as error:
-            raise CannotRunError(
-                f"cannot write {path}: {error.strerror}", hint="choose another file with --record"
-            ) from None
-        self._record.write(recording.header_line(self._probes.facts, wall_offset_ns))
 
     # ---- start ------------------------------------------------------------------------------
 
@@ -168,6 +166,7 @@ class Daemon:
                 (REFUSED, self._tcp.refused + self._unix.refused),
                 (BROKEN, self._tcp.broken + self._unix.broken),
             ),
+            record=self._recorder.taps.open,
         )
         serve.start(self._tcp, self._web.guard(app) if self._web else app)
         serve.start(self._unix, app)
@@ -270,14 +269,10 @@ class Daemon:
         for item in items:
             self._feed(item)
         if self._lives.errors > errors:
-            self._pipeline.add_loss("vm_evidence", self._lives.errors - errors)
+            self._feed(Lost("vm_evidence", self._lives.errors - errors))
 
     def _feed(self, item: Item) -> Outcome | None:
-        if self._record is not None:
-            line = recording.item_line(item)
-            if line != self._last_line:  # most samples say what the one before said
-                self._record.write(line)
-            self._last_line = line
+        self._recorder.take(item)
         return self._pipeline.feed(item)
 
     def _sample(self) -> None:
@@ -297,9 +292,18 @@ class Daemon:
         self._part_from_ended()
         self._look_around()
         self._totals = sample.totals
-        self._pipeline.set_hooks(self._states)
-        self._snapshot: Snapshot = self._pipeline.snapshot()
+        self._publish()
         self._raise_stuck()
+
+    def _publish(self) -> None:
+        if (states := self._states) != self._hooks:
+            self._hooks = states
+            self._feed(HooksChanged(states))
+        if lost := self._recorder.new_losses():
+            self._feed(Lost("recording", lost))
+        self._feed(Published())
+        self._snapshot: Snapshot = self._pipeline.snapshot()
+        self._recorder.published()
 
     def _part_from_ended(self) -> None:
         """All that they counted has just been taken."""
@@ -313,7 +317,7 @@ class Daemon:
             self._feed(item)
         if lost := self._looks.given_up - self._given_up:
             self._given_up += lost
-            self._pipeline.add_loss("placement", lost)
+            self._feed(Lost("placement", lost))
         self._looks.watch(
             [Subject(task, vm.platform.raises_memlock) for task, vm in self._pipeline.vms]
         )
@@ -341,9 +345,9 @@ class Daemon:
     def _close(self) -> None:
         notify("STOPPING=1")
         self._stop_serving()
-        if self._record is not None:
+        if self._recorder.is_to_file:
             self._sample()
-            self._record.close()
+        self._recorder.close()
         self._looks.close()
         self._probes.close()
         self._lives.close()
@@ -386,8 +390,8 @@ def _web(path: str) -> Web | None:
     return Web(path)
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _series(settings: Settings) -> SeriesLimits:
+    return SeriesLimits(
         max_vms=int(settings.max_vms), retention_ns=int(settings.vm_retention * 1_000_000_000)
     )
 

@@ -91,12 +91,18 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def comm(raw: bytes) -> str:
+    """The name that a process gave itself, fit for a terminal and a log line."""
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text(raw))
+    return "".join(escaped)
+
+
 def _task(head: layout.Head) -> Task:
     return Task(
         key=TaskKey(tgid=head.tgid, start_ns=head.task_start_ns),
         tid=head.tid,
         uid=head.uid,
-        comm=text(head.comm),
+        comm=comm(head.comm),
         cgroup_id=head.cgroup_id,
     )
 
@@ -267,11 +273,11 @@ def _activities(windows: ct.Array[layout.Window]) -> Iterator[Activity]:
             end_ns=raw.end_ns or None,
             tgid=raw.tgid,
             tid=raw.tid,
-            comm=text(raw.comm),
+            comm=comm(raw.comm),
             first_pfn=raw.first_pfn,
             last_pfn=raw.last_pfn,
             parent_tgid=raw.parent_tgid,
-            parent_comm=text(raw.parent_comm),
+            parent_comm=comm(raw.parent_comm),
             value=raw.value,
         )
 
@@ -286,7 +292,7 @@ def _culprit(raw: layout.Culprit) -> Activity | None:
         end_ns=None,
         tgid=raw.tgid,
         tid=raw.tid,
-        comm=text(raw.comm),
+        comm=comm(raw.comm),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pinwatch import attribute, forecast
-from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.classify import holders, rules, slow
 from pinwatch.decode import DecodeError, decode
@@ -17,17 +16,19 @@ from pinwatch.model.event import ModuleLoaded, PinEnded, TaskSeen
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.forecast import Case, Outlook
 from pinwatch.model.hint import HintGiven
-from pinwatch.model.kernel import HookState, KernelFacts
+from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.model.vm import HOST, UNATTRIBUTED, Evidence, Vm
+from pinwatch.model.vm import HOST, UNATTRIBUTED, Evidence, SeriesLimits, Vm
 from pinwatch.recording import (
     Counted,
     DevicesFound,
+    HooksChanged,
     IoInFlight,
     Item,
     Looked,
+    Lost,
     Named,
     RawRecord,
     Rescanned,
@@ -44,7 +45,7 @@ class Pipeline:
     """Everything between the kernel and the views."""
 
     def __init__(
-        self, facts: KernelFacts, wall_offset_ns: int, limits: Limits | None = None
+        self, facts: KernelFacts, wall_offset_ns: int, limits: SeriesLimits | None = None
     ) -> None:
         self._facts = facts
         self._wall_offset_ns = wall_offset_ns
@@ -76,6 +77,10 @@ class Pipeline:
                 self._surveyed(item)
             case Looked():
                 self._looked(item)
+            case Lost(kind, amount):
+                self._ledger.add_loss(kind, amount)
+            case HooksChanged(hooks):
+                self._ledger.set_hooks(hooks)
             case VmmsConfigured(programs, name_pattern):
                 self._programs = attribute.Programs.of(programs, name_pattern)
             case VmFound(task, cmdline, cgroup, domain):
@@ -236,12 +241,6 @@ class Pipeline:
 
     def is_vm(self, key: TaskKey) -> bool:
         return self._ledger.is_vm(key)
-
-    def add_loss(self, kind: str, amount: int = 1) -> None:
-        self._ledger.add_loss(kind, amount)
-
-    def set_hooks(self, hooks: tuple[HookState, ...]) -> None:
-        self._ledger.set_hooks(hooks)
 
     def snapshot(self) -> Snapshot:
         return self._ledger.snapshot(self._wall_offset_ns)

@@ -28,12 +28,12 @@ from prometheus_client.process_collector import ProcessCollector
 
 from pinwatch import __version__
 from pinwatch.errors import CannotRunError
-from pinwatch.expose import as_json
+from pinwatch.expose import as_json, stories
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
 from pinwatch.expose.metrics import MetricSpec, counter_family
+from pinwatch.expose.stories import is_called
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
-from pinwatch.model.vm import Vm
 from pinwatch.settings import listen_address
 
 REQUEST_TIMEOUT_S = 10  # a stuck client must not hold a thread
@@ -116,8 +116,10 @@ class App:
         facts: KernelFacts,
         ready: Callable[[], bool],
         own: Callable[[], Own] = tuple,
+        record: Callable[[float], Iterable[bytes]] = lambda _seconds: (),
     ) -> None:
         self._metrics = Scrapes(latest, facts, own)
+        self._record = record
         self._latest = latest
         self._ready = ready
 
@@ -142,7 +144,28 @@ class App:
             return _answer(start, "200 OK", _PAGE.format(version=escape(__version__)), "text/html")
         if path == "/api/v1/failures" and environ.get("pinwatch.local"):
             return self._failures(environ, start)
+        if path == "/api/v1/why" and environ.get("pinwatch.local"):
+            return self._why(environ, start)
+        if path == "/api/v1/recording" and environ.get("pinwatch.local"):
+            return self._recording(environ, start)
         return _answer(start, "404 Not Found", "not found\n")
+
+    def _recording(self, environ: Environ, start: StartResponse) -> Response:
+        """A recording as lines, of ?seconds=N from now on; it begins with what is kept."""
+        seconds = parse_qs(environ.get("QUERY_STRING", "")).get("seconds", ["0"])[0]
+        if not seconds.isdecimal():
+            return _answer(start, "400 Bad Request", "seconds is not a number\n")
+        start("200 OK", [("Content-Type", "application/x-ndjson")])
+        return self._record(float(seconds))
+
+    def _why(self, environ: Environ, start: StartResponse) -> Response:
+        """Failures as stories; ?vm=NAME, ?limit=N of them."""
+        query = parse_qs(environ.get("QUERY_STRING", ""))
+        limit = query.get("limit", ["1"])[0]
+        if not limit.isdecimal():
+            return _answer(start, "400 Bad Request", "limit is not a number\n")
+        body = stories.document(self._latest(), query.get("vm", [""])[0], int(limit))
+        return _answer(start, "200 OK", json.dumps(body), "application/json")
 
     def _failures(self, environ: Environ, start: StartResponse) -> Response:
         """Failed, slow and stuck pins, newest first; ?vm=NAME for the VMs of that name, alias or
@@ -153,20 +176,16 @@ class App:
         if not limit.isdigit():
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         snapshot = self._latest()
-        found = [f for f in reversed(snapshot.failures) if _is_called(f.vm, vm)]
-        slow = [s for s in reversed(snapshot.slow_pins) if _is_called(s.vm, vm)]
+        found = [f for f in reversed(snapshot.failures) if is_called(f.vm, vm)]
+        slow = [s for s in reversed(snapshot.slow_pins) if is_called(s.vm, vm)]
         body = {
             "failures": [as_json.failure(f) for f in found[: int(limit)]],
             "slow": [as_json.slow_pin(s) for s in slow[: int(limit)]],
-            "stuck": [as_json.stuck_pin(s) for s in snapshot.stuck if _is_called(s.vm, vm)],
+            "stuck": [as_json.stuck_pin(s) for s in snapshot.stuck if is_called(s.vm, vm)],
             "vms": [vm.name for vm in snapshot.vms],
             "losses": snapshot.losses,
         }
         return _answer(start, "200 OK", json.dumps(body), "application/json")
-
-
-def _is_called(vm: Vm, name: str) -> bool:
-    return name in ("", vm.name, vm.label, vm.alias, vm.uuid)
 
 
 def _answer(

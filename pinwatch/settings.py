@@ -35,7 +35,7 @@ TABLE = (
     Setting("web_config_file", "", "TLS and passwords, in exporter-toolkit's format"),
     Setting("web_max_requests", 16.0, "answered at once; others get a 503", "COUNT"),
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
-    Setting("record", "", "write all that the kernel says to this file"),
+    Setting("record", "", "write a recording of all that is seen to this file (gzip)"),
     Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
     Setting("max_vms", 1000.0, "VMs with series of their own; others share ~other", "COUNT"),
     Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),

@@ -15,19 +15,11 @@ from pinwatch.aggregate.series import Series
 from pinwatch.model.forecast import Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.sample import TaskKey
-from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Device, Vm
+from pinwatch.model.vm import HOST, OTHER, UNATTRIBUTED, Device, SeriesLimits, Vm
 
 _LEARNT = ("alias", "project", "pod")
 KEPT_HINTS = 32  # of a VM
 UUID_PART = 8  # characters, as in 6f3a1c52-...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How many VMs have series of their own, and for how long after their end."""
-
-    max_vms: int = 1000
-    retention_ns: int = 1800 * 1_000_000_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +45,7 @@ class Resident:
 class Census:
     """Residents by the label that each bears for its whole life."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SeriesLimits) -> None:
         self._limits = limits
         self._vms: dict[str, Resident] = {}
         self._others: dict[str, Resident] = {}  # ~host, ~unattributed, ~other: they never go

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from pinwatch.aggregate.census import Census, Limits
+from pinwatch.aggregate.census import Census
 from pinwatch.model.event import PinEnded
 from pinwatch.model.failure import Failure, SlowPin, StuckPin
 from pinwatch.model.forecast import Outlook
@@ -20,7 +20,7 @@ from pinwatch.model.pin import PinSource
 from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
 from pinwatch.model.snapshot import Counters, Labels, Snapshot
-from pinwatch.model.vm import Device, Vm
+from pinwatch.model.vm import Device, SeriesLimits, Vm
 
 KEPT_FAILURES = 1000
 
@@ -28,8 +28,8 @@ KEPT_FAILURES = 1000
 class Ledger:
     """All counters since the daemon started."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self._census = Census(limits or Limits())
+    def __init__(self, limits: SeriesLimits | None = None) -> None:
+        self._census = Census(limits or SeriesLimits())
         self._host_counters: dict[str, dict[Labels, float]] = {}
         self._totals: dict[tuple[TaskKey, PinSource], TaskTotals] = {}
         self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
@@ -234,6 +234,10 @@ def _of(totals: TaskTotals | None, name: str) -> int:
     return 0 if totals is None else int(getattr(totals, name))
 
 
+# Python names the first by its other name, and the second only from 3.14 on.
+_NAMES = {95: "EOPNOTSUPP", 133: "EHWPOISON"}
+
+
 def errno_name(number: int) -> str:
     """ENOMEM for 12; unknown:N for a number without a name."""
-    return errno.errorcode.get(number, f"unknown:{number}")
+    return _NAMES.get(number) or errno.errorcode.get(number, f"unknown:{number}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,18 +30,32 @@ def get(
     socket_path: str, path: str, *, timeout_s: float = TIMEOUT_S, **query: str
 ) -> dict[str, Any]:
     """A JSON answer. NoDaemonError when nothing answers there."""
+    with _answer(socket_path, path, timeout_s, query) as answer:
+        result: dict[str, Any] = json.loads(answer.read())
+        return result
+
+
+def lines(socket_path: str, path: str, *, timeout_s: float, **query: str) -> Iterator[str]:
+    """The whole lines of an answer as they come, until it ends. NoDaemonError as for `get`."""
+    with _answer(socket_path, path, timeout_s, query) as answer:
+        while (line := answer.readline()).endswith(b"\n"):
+            yield line.decode()
+
+
+@contextmanager
+def _answer(
+    socket_path: str, path: str, timeout_s: float, query: dict[str, str]
+) -> Iterator[http.client.HTTPResponse]:
     connection = _UnixConnection(socket_path, timeout_s)
     try:
         connection.request("GET", f"{path}?{urlencode(query)}")
         answer = connection.getresponse()
-        body = answer.read()
         if answer.status != 200:
             raise NoDaemonError(
-                f"{socket_path}: {answer.status} {body.decode(errors='replace').strip()}",
+                f"{socket_path}: {answer.status} {answer.read().decode(errors='replace').strip()}",
                 hint="is the daemon of another version? Restart it",
             )
-        result: dict[str, Any] = json.loads(body)
-        return result
+        yield answer
     except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NoDaemonError(

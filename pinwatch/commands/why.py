@@ -1,19 +1,26 @@
 """`pinwatch why [VM]`: explain the last failed or slow pin, of all VMs or of one, and say which are
-stuck now."""
+stuck now. Failures of one cause are told once."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from pinwatch.commands import client
+from pinwatch.expose import stories
+from pinwatch.playback import Playback
 from pinwatch.settings import TABLE
+
+_NO_FAILURE_LOST = ("vm_evidence", "placement", "hints_full", "recording")
+MAX_WIDTH = 110  # lines that are longer are hard to read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all evidence, as JSON")
     parser.add_argument("--last", type=_positive, default=1, metavar="N", help="explain N of them")
     parser.add_argument("--slow", action="store_true", help="pins that worked, but took too long")
-    parser.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
+    source.add_argument("--replay", metavar="FILE", help="at the end of this recording")
 
 
 def _positive(text: str) -> int:
@@ -32,25 +41,38 @@ def _positive(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    answer = client.get(
-        arguments.socket, "/api/v1/failures", vm=arguments.vm, limit=str(arguments.last)
-    )
-    pins: list[dict[str, Any]] = answer["slow" if arguments.slow else "failures"]
+    if not arguments.replay:
+        _show_all(_ask(arguments), arguments)
+        return 0
+    playback = Playback(arguments.replay)
+    _show_all(stories.document(playback.end(), arguments.vm, arguments.last), arguments)
+    playback.check()
+    return 0
+
+
+def _ask(arguments: argparse.Namespace) -> dict[str, Any]:
+    return client.get(arguments.socket, "/api/v1/why", vm=arguments.vm, limit=str(arguments.last))
+
+
+def _show_all(answer: dict[str, Any], arguments: argparse.Namespace) -> None:
+    pins: list[dict[str, Any]] = answer["slow" if arguments.slow else "stories"]
     if arguments.json:
         print(json.dumps(pins, indent=2))
-        return 0
+        return
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
     for stuck in answer["stuck"]:
         console.print("now: " + stuck["explanation"]["headline"])
     if not pins:
         console.print(nothing(arguments.vm, answer["vms"], slow=arguments.slow))
-        return 0
+        return
     for pin in pins:
         show(console, pin)
-    lost = sum(answer["losses"].values())
+    others = 0 if arguments.slow else answer["more_stories"]
+    if others:
+        console.print(f"{others} more causes: `pinwatch why --last {arguments.last + others}`")
+    lost = sum(n for kind, n in answer["losses"].items() if kind not in _NO_FAILURE_LOST)
     if lost:
         console.print(f"{lost} records were lost; there may be more failures than these.")
-    return 0
 
 
 def nothing(vm: str, known: list[str], *, slow: bool = False) -> str:
@@ -62,16 +84,68 @@ def nothing(vm: str, known: list[str], *, slow: bool = False) -> str:
     return f"no long-term pin of {vm or 'any VM'} has {what} since pinwatch started"
 
 
-def show(console: Console, failure: dict[str, Any]) -> None:
-    """One failed or slow pin: when, the headline, then a row for each paragraph."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure["time_s"]))
+def show(console: Console, pin: dict[str, Any]) -> None:
+    """One story on the terminal."""
+    with console.capture() as capture:
+        console.print(told(pin), width=min(console.width, MAX_WIDTH))
+    for row in capture.get().splitlines():
+        print(row.rstrip())  # rich fills each row with spaces
+    for line in end(pin["explanation"]):
+        console.print(line, soft_wrap=True)
+
+
+def told(pin: dict[str, Any]) -> RenderableType:
+    """When, the headline, a summary for everyone, then a row for each paragraph."""
+    explanation = pin["explanation"]
     table = Table.grid(padding=(0, 2), pad_edge=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, paragraph in failure["explanation"]["paragraphs"].items():
+    for label, paragraph in _rows(pin):
         table.add_row(Text(label), Text(paragraph))
-    with console.capture() as capture:
-        console.print(Text(f"{when}  {failure['explanation']['headline']}", style="bold"))
-        console.print(table)
-    for line in capture.get().splitlines():
-        print(line.rstrip())  # rich fills each row with spaces
+    return Group(
+        Text(f"{_time('%Y-%m-%d %H:%M:%S', pin['time_s'])}  {explanation['headline']}", "bold"),
+        Padding(Text(explanation["summary"]), (1, 2)),
+        table,
+    )
+
+
+def _rows(pin: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if counted := counts(pin.get("story", {})):
+        yield "count", counted
+    yield from pin["explanation"]["paragraphs"].items()
+
+
+def counts(story: dict[str, Any]) -> str:
+    """How many failures this one stands for; nothing for one alone."""
+    words = []
+    if story.get("count", 1) > 1:
+        tries = story["bursts"]
+        times = f"{_time('%H:%M:%S', story['since_s'])} and {_time('%H:%M:%S', story['last_s'])}"
+        words.append(
+            f"{story['count']} failures of this cause"
+            + (f" in {tries} tries" if tries > 1 else "")
+            + f" between {times}"
+        )
+    if after := story.get("followed_by"):
+        kinds = ", ".join(f"{count} {reason}" for reason, count in after.items())
+        words.append(
+            f"after this one the same process failed with {kinds}; the first explains best"
+        )
+    return "; ".join(words)
+
+
+def end(explanation: dict[str, Any]) -> Iterator[Text]:
+    """What to type, each with what it is for, and where to read on: whole lines, however narrow the
+    terminal is, because they are there to be copied."""
+    yield Text()
+    for command in explanation["commands"]:
+        yield Text(f"  # {command['what']}", "dim")
+        yield Text(f"  {command['run']}", "bold cyan")
+    path, _, section = explanation["document"].partition("#")
+    yield Text(f"  more: {explanation['link']}", "dim")
+    yield Text(f"        (docs/{path} in the source, section {section})", "dim")
+    yield Text()
+
+
+def _time(form: str, seconds: float) -> str:
+    return time.strftime(form, time.localtime(seconds))

@@ -32,4 +32,11 @@ def stuck_pin(value: StuckPin) -> dict[str, Any]:
 
 
 def _explanation(value: Explanation) -> dict[str, Any]:
-    return {"headline": value.headline, "paragraphs": dict(value.paragraphs)}
+    return {
+        "headline": value.headline,
+        "summary": value.summary,
+        "paragraphs": dict(value.paragraphs),
+        "commands": [asdict(command) for command in value.commands],
+        "document": value.document,
+        "link": value.link,
+    }

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pinwatch.aggregate.ledger import errno_name
+from pinwatch.expose import chain, plainly, remedies
+from pinwatch.expose.amounts import duration, plural, size
+from pinwatch.expose.remedies import Command
 from pinwatch.model.event import PinEnded, RefusedVma, Seen
 from pinwatch.model.failure import BlockingFolio, Failure, SlowPin, StuckPin
 from pinwatch.model.hint import Hint, HintGiven, Timing
@@ -15,36 +18,50 @@ from pinwatch.model.holder import Confidence, Holder, HolderMatch
 from pinwatch.model.reason import FailureReason
 from pinwatch.model.vm import Device, Vm
 
-_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+# Where the documents are read. A file of that name is in the source, too.
+DOCS_URL = "https://pinwatch.example/docs"
+REASONS, SLOW_PINS = "why.md", "reasons.md#slow-and-stuck-pins"
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A headline, and paragraphs under short labels."""
+    """A headline; a summary for everyone; the chain and the evidence under short labels; what to
+    type; and the document that says more."""
 
     headline: str
     paragraphs: tuple[tuple[str, str], ...]
+    summary: str = ""
+    commands: tuple[Command, ...] = ()
+    document: str = ""  # below DOCS_URL, and below docs/ in the source
+
+    @property
+    def link(self) -> str:
+        return f"{DOCS_URL}/{self.document}"
 
     @property
     def text(self) -> str:
         """Plain text, one line a paragraph."""
-        width = max(len(label) for label, _ in self.paragraphs)
-        rows = (f"  {label:<{width}}  {text}" for label, text in self.paragraphs)
-        return "\n".join((self.headline, *rows))
+        rows = [*self.paragraphs, *(("$", f"{c.run}  # {c.what}") for c in self.commands)]
+        rows += [("more", self.link)] if self.document else []
+        width = max(len(label) for label, _ in rows)
+        lines = (f"  {label:<{width}}  {text}" for label, text in rows)
+        told = (f"  {self.summary}",) if self.summary else ()
+        return "\n".join((self.headline, *told, *lines))
 
 
 def explain(failure: Failure) -> Explanation:
     """The whole story of one failure."""
     pin, reason = failure.pin, failure.reason
-    paragraphs = [("why", f"{reason.meaning} [{reason}]")]
-    if pin.errno != pin.gup_errno and pin.failed_pages:
-        paragraphs.append(("errno", masked_words(pin)))
+    paragraphs = [("why", f"{reason.meaning} [{reason}]"), *chain.before_the_page(failure)]
     if failure.primary is not None:
         paragraphs.append(("page", folio_words(failure.primary, reason)))
     if reason.about_vma and pin.vma is not None:
         paragraphs.append(("memory", vma_words(pin.vma)))
     if reason is FailureReason.RLIMIT_MEMLOCK:
         paragraphs.append(("limit", memlock_words(pin)))
+    paragraphs.append(("codes", chain.codes_words(failure)))
+    if pin.gup_errno not in (0, pin.errno) and pin.failed_pages:
+        paragraphs.append(("errno", masked_words(pin)))
     if reason.about_references:
         paragraphs.append(("holder", holder_words(failure.holder)))
     if failure.also:
@@ -54,10 +71,15 @@ def explain(failure: Failure) -> Explanation:
     if failure.devices:
         paragraphs.append(("devices", ", ".join(map(device_words, failure.devices))))
     if failure.caller:
-        paragraphs.append(("caller", " < ".join(failure.caller)))
-    paragraphs.append(("work", f"{work_words(pin)}; all of it was undone but the moves"))
+        paragraphs.append(("caller", caller_words(failure.caller)))
     paragraphs.append(("remedy", f"{reason.remedy} ({reason.severity.words})"))
-    return Explanation(headline(failure), tuple(paragraphs))
+    return Explanation(
+        headline(failure),
+        tuple(paragraphs),
+        summary=plainly.summary(failure, size(pin.length_bytes)),
+        commands=remedies.commands(failure),
+        document=f"{REASONS}#{reason}",
+    )
 
 
 def explain_slow(slow: SlowPin) -> Explanation:
@@ -66,17 +88,23 @@ def explain_slow(slow: SlowPin) -> Explanation:
     waits = [f"{wait} {duration(ns)}" for wait, ns in pin.waits_ns.items() if ns]
     paragraphs = [
         ("why", f"it waited {slow.cause.words} [{slow.cause}]"),
+        ("map", chain.map_words(pin)),
         ("time", ", ".join(waits) or "no wait that pinwatch measures"),
     ]
+    if pin.rounds:
+        paragraphs.append(("passes", chain.passes_words(pin)))
+    paragraphs.append(("tries", f"one page was tried up to {plural(pin.loops, 'time')}"))
     if slow.also:
         paragraphs.append(("also", also_words(slow.also)))
     if slow.caller:
-        paragraphs.append(("caller", " < ".join(slow.caller)))
-    paragraphs.append(("work", f"{work_words(pin)}; one page was tried up to {pin.loops} times"))
+        paragraphs.append(("caller", caller_words(slow.caller)))
+    took = duration(pin.duration_ns)
     return Explanation(
         f"{who(slow.vm)}: {pin.source.words} of {size(pin.length_bytes)} took "
-        f"{duration(pin.duration_ns)} ({pin.task.comm}, pid {pin.task.key.tgid})",
+        f"{took} ({pin.task.comm}, pid {pin.task.key.tgid})",
         tuple(paragraphs),
+        summary=plainly.slow_summary(slow, size(pin.length_bytes), took),
+        document=SLOW_PINS,
     )
 
 
@@ -138,6 +166,11 @@ def headline(failure: Failure) -> str:
     )
 
 
+def caller_words(caller: tuple[str, ...]) -> str:
+    """Functions of the kernel, innermost first, without those of pinwatch's own programs."""
+    return " < ".join(name for name in caller if not name.startswith(("bpf_prog_", "bpf_trampo")))
+
+
 def masked_words(pin: PinEnded) -> str:
     """The errno that the program got hides the one of the migration."""
     return (
@@ -154,23 +187,6 @@ def vma_words(vma: RefusedVma) -> str:
     sharing = "shared" if vma.flags & 8 else "private"
     words = f"{vma.start:#x}-{vma.end:#x} {rights} {sharing}, {vma.kind} memory"
     return words + (f" (file system magic {vma.s_magic:#x})" if vma.s_magic else "")
-
-
-def size(count: int) -> str:
-    """Bytes as a number of the largest unit that divides them."""
-    for unit, name in _UNITS:
-        if count >= unit and count % unit == 0:
-            return f"{count // unit} {name}"
-    return f"{count} bytes"
-
-
-def duration(ns: int) -> str:
-    """Three significant digits, in s or ms."""
-    return f"{ns / 1e9:.2f} s" if ns >= 100_000_000 else f"{ns / 1e6:.3g} ms"
-
-
-def plural(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def place(folio: BlockingFolio) -> str:
@@ -259,22 +275,3 @@ def memlock_words(pin: PinEnded) -> str:
         f"RLIMIT_MEMLOCK is {size(lock.limit_pages * 4096)}, {size(locked * 4096)} are locked, "
         f"and this needs {size(wanted)}"
     )
-
-
-def work_words(pin: PinEnded) -> str:
-    """What was done before it failed."""
-    words = (
-        f"{plural(pin.pinned_pages, 'page')} pinned, {pin.migrated_pages} moved and "
-        f"{pin.failed_pages} not, in {plural(pin.rounds, 'round')} of migration"
-    )
-    if pin.dst_failed:
-        words += (
-            f"; {plural(pin.dst_failed, 'destination')} could not be allocated "
-            f"(the last of order {pin.dst_order})"
-        )
-    if pin.split_failed or pin.split_ok:
-        words += (
-            f"; huge pages split: {pin.split_ok}, refused: {plural(pin.split_failed, 'attempt')}"
-        )
-        words += f" ({errno_name(pin.split_errno)})" if pin.split_failed else ""
-    return words

@@ -407,7 +407,7 @@ class FailureReason(StrEnum):
         "unknown",
         _LASTING,
         "no rule of pinwatch explains what was seen",
-        "Please report it with the output of `pinwatch why --json`.",
+        "Please report it with a recording: `pinwatch record --redact`.",
         "docs/reasons.md",
     )
 

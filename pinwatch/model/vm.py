@@ -88,6 +88,14 @@ OTHER = Vm(name="~other")  # VMs that are folded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesLimits:
+    """How many VMs have series of their own, and for how long after their end."""
+
+    max_vms: int = 1000
+    retention_ns: int = 1800 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A device that VFIO gave to a VM, by its name in sysfs: a PCI address, the uuid of an mdev."""
 

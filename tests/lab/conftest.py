@@ -71,7 +71,7 @@ class LabRun:
 
     @property
     def recording(self) -> Path:
-        return self.outcome.directory / "share" / "recording.jsonl"
+        return self.outcome.directory / "share" / "recording.jsonl.gz"
 
 
 def _job(layout: str) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pinwatch import recording
 from pinwatch.expose import as_json, exposition, words
+from pinwatch.host import recordings
 from pinwatch.model.failure import Failure
-from pinwatch.pipeline import Pipeline
+from pinwatch.playback import Playback
 
 HERE = Path(__file__).parent
 
@@ -26,12 +26,9 @@ _SAYS_NOTHING = re.compile(r"^#| 0\.0$|^pinwatch_build_info")
 def replay(path: Path) -> dict[str, Any]:
     """What is said at the end of a recording: a line for each failure, the first of each reason in
     full, and the metrics."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        facts, wall_offset_ns, items = recording.read(lines)
-        pipeline = Pipeline(facts, wall_offset_ns)
-        for item in items:
-            pipeline.feed(item)
-    snapshot = pipeline.snapshot()
+    playback = Playback(str(path))
+    snapshot, facts = playback.end(), playback.header.facts
+    assert not playback.damage
     text = exposition.text(snapshot, facts)
     metrics = [line for line in text.splitlines() if not _SAYS_NOTHING.search(line)]
     said: dict[str, Any] = {
@@ -54,7 +51,8 @@ def _line(failure: Failure) -> str:
 def main(arguments: list[str]) -> None:
     for argument in arguments:
         name, _, source = argument.partition("=")
-        data = gzip.compress(Path(source).read_bytes(), mtime=0)
+        text = "".join(recordings.lines(source))
+        data = gzip.compress(text.encode(), mtime=0)
         (HERE / f"{name}.jsonl.gz").write_bytes(data)
     for path in sorted(HERE.glob("*.jsonl.gz")):
         expected = HERE / path.name.replace(".jsonl.gz", ".expected.json")

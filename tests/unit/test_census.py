@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pinwatch.aggregate.census import Census, Limits
+from pinwatch.aggregate.census import Census
 from pinwatch.model.sample import TaskKey
-from pinwatch.model.vm import HOST, UNATTRIBUTED, Device, Platform, Vm
+from pinwatch.model.vm import HOST, UNATTRIBUTED, Device, Platform, SeriesLimits, Vm
 
 A = Vm(name="web-01", uuid="6f3a1c52-0d4e-4c1b-9a57-1f0e6f0a9b21")
 B = Vm(name="web-01", uuid="7b20cafe-0d4e-4c1b-9a57-1f0e6f0a9b21")
@@ -22,7 +22,7 @@ def key(tgid: int) -> TaskKey:
 
 def census(*vms: Vm, max_vms: int = 10) -> Census:
     """Each VM with a process, numbered from 1."""
-    made = Census(Limits(max_vms=max_vms, retention_ns=KEEP_NS))
+    made = Census(SeriesLimits(max_vms=max_vms, retention_ns=KEEP_NS))
     for number, vm in enumerate(vms, start=1):
         made.settle(key(number), vm)
     return made

@@ -15,6 +15,9 @@ from pinwatch.abi import layout
 from pinwatch.daemon import Daemon, Roots
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskTotals
+from pinwatch.playback import Playback
+from pinwatch.recorder import Recorder
+from pinwatch.recording import Header, Lost
 from tests.unit.make import FACTS, TASK, cmdline, head, sample
 
 ANNOUNCED = bytes(
@@ -66,3 +69,24 @@ def test_a_process_is_named_before_it_is_counted(daemon: Daemon) -> None:
     daemon._sample()
     pins = daemon._snapshot.counters["pinwatch_longterm_pins_total"]
     assert {labels: n for labels, n in pins.items() if n} == {("db-7", "vfio_type1"): 1}
+
+
+def test_a_recording_of_the_daemon_replays_to_its_snapshots(daemon: Daemon, tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    header = Header(facts=FACTS, wall_offset_ns=daemon._pipeline._wall_offset_ns)
+    daemon._recorder = Recorder(header, str(path), pytest.fail)
+    shown = []
+    for _ in range(3):
+        daemon._feed(Lost("vm_evidence"))
+        daemon._sample()
+        shown.append(repr(daemon._snapshot))
+    daemon._recorder._do(lambda file: file.flush())
+    assert [repr(moment) for moment in Playback(str(path)).moments()] == shown
+    assert len(set(shown)) == 3
+    assert "process_events" in shown[-1], "hooks"
+
+
+def test_what_no_recording_has_is_a_loss(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon._recorder, "new_losses", lambda: 7)
+    daemon._sample()
+    assert daemon._snapshot.losses["recording"] == 7

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from pinwatch import attribute
+from pinwatch.abi import layout
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.attribute.names import MAX_NAME
 from pinwatch.decode import text as decoded
@@ -22,8 +23,10 @@ from pinwatch.expose import as_json, words
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import Evidence, LibvirtDomain, Vm
+from pinwatch.pipeline import Pipeline
+from pinwatch.recording import RawRecord
 from tests.lab import tools
-from tests.unit.make import FACTS, TASK, failure, pin
+from tests.unit.make import FACTS, TASK, failure, pin, pin_record
 from tests.unit.test_attribute import from_libvirt
 
 QUOTES = ['"', "'", "\\", '\\"', '"} 1\npinwatch_x{vm="', "{}", "a,b=c", "# HELP x", "# EOF"]
@@ -100,6 +103,23 @@ def test_a_hostile_name_breaks_no_view(name: str) -> None:
         assert len(text) <= MAX_NAME + 1
     check_expositions(vm)
     check_words_and_json(vm)
+
+
+@pytest.mark.parametrize("comm", [b"\x1b[2J\n<0>x", b"a\xffb\xc2\x9b31m", b"\xe2\x80\xaeexe"])
+def test_a_hostile_process_name_breaks_no_view(comm: bytes) -> None:
+    record = pin_record(b"qemu-kvm", b"-name", b"web")
+    record.head.comm = comm
+    record.failure.folios[0].migrate_op = 1
+    window = record.windows[layout.Holder.DROP_CACHES]
+    window.start_ns, window.tgid, window.parent_tgid = 9_900_000_000, 7, 5
+    window.comm = window.parent_comm = comm
+    pipeline = Pipeline(FACTS, 0)
+    pipeline.feed(RawRecord(bytes(record)))
+    (one,) = pipeline.snapshot().failures
+    told = words.explain(one)
+    assert "started by pid 5" in told.text
+    for line in told.text.splitlines():
+        check_line(line)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -11,17 +11,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose import exposition
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Counters
-from pinwatch.model.vm import HOST, UNATTRIBUTED, Vm
+from pinwatch.model.vm import HOST, UNATTRIBUTED, SeriesLimits, Vm
 from tests.unit.make import FACTS, TASK, failure, pin, sample
 
 SECOND = 1_000_000_000
-LIMITS = Limits(max_vms=3, retention_ns=100 * SECOND)
+LIMITS = SeriesLimits(max_vms=3, retention_ns=100 * SECOND)
 OTHERS = {"~host", "~unattributed", "~other"}
 
 
@@ -174,7 +173,7 @@ def live_and_die(ledger: Ledger, numbers: range) -> None:
 
 
 def test_ten_thousand_lives_leave_nothing_behind() -> None:
-    ledger = Ledger(Limits(max_vms=80, retention_ns=100 * SECOND))
+    ledger = Ledger(SeriesLimits(max_vms=80, retention_ns=100 * SECOND))
     tracemalloc.start()
     try:
         sizes, texts = [], []

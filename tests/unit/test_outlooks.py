@@ -64,8 +64,9 @@ def test_of_two_processes_of_a_vm_the_one_with_its_memory_counts() -> None:
 
 def test_a_recording_has_it() -> None:
     items: tuple[Item, ...] = (FOUND, Surveyed(free(), 0.25), looked(ONE))
-    lines = [recording.header_line(FACTS, 1_000_000_000), *map(recording.item_line, items)]
-    _, _, again = recording.read(lines)
+    header = recording.Header(facts=FACTS, wall_offset_ns=1_000_000_000)
+    lines = [recording.header_line(header), *map(recording.item_line, items)]
+    _, again = recording.read(lines)
     assert tuple(again) == items
 
 

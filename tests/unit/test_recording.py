@@ -6,25 +6,32 @@ import pytest
 
 from pinwatch import recording
 from pinwatch.abi import layout
+from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import Durations, Migrations, TaskKey, TaskTotals
-from pinwatch.model.vm import Basis, Device, LibvirtDomain
+from pinwatch.model.vm import Basis, Device, LibvirtDomain, SeriesLimits
 from pinwatch.pipeline import Pipeline
 from pinwatch.recording import (
     Counted,
     DevicesFound,
+    Header,
+    HooksChanged,
     IoInFlight,
     Item,
+    Lost,
     Named,
+    Published,
     RawRecord,
     RecordingError,
     Rescanned,
+    Surveyed,
     TaskGone,
     VmFound,
     VmmsConfigured,
 )
-from tests.unit.make import FACTS, VM, open_pin, pin_record, sample
+from tests.unit.make import FACTS, VM, free, looked, open_pin, pin_record, sample
 
+HEADER = Header(facts=FACTS, wall_offset_ns=0)
 ITEMS: tuple[recording.Item, ...] = (
     VmFound(TaskKey(1, 2), ("qemu-kvm", "-name", "x")),
     VmFound(
@@ -42,6 +49,12 @@ ITEMS: tuple[recording.Item, ...] = (
     RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"guest=web-01"))),
     Named({0xFFFF: "vb2_create_framevec [videobuf2_memops]"}),
     IoInFlight(("sda",)),
+    Surveyed(free(), 0.25),
+    looked(TaskKey(1, 2)),
+    Lost("vm_evidence", 2),
+    Lost("vm_evidence", 2),
+    HooksChanged((HookState(hook="split", symbol="s", mode=Mode.FENTRY),)),
+    Published(),
     Counted(
         sample(
             totals=(
@@ -64,9 +77,11 @@ ITEMS: tuple[recording.Item, ...] = (
 
 
 def test_it_reads_back_what_was_written() -> None:
-    lines = [recording.header_line(FACTS, 99), *map(recording.item_line, ITEMS)]
-    facts, wall_ns, items = recording.read(lines)
-    assert (facts, wall_ns) == (FACTS, 99)
+    series = SeriesLimits(max_vms=7, retention_ns=8)
+    given = Header(facts=FACTS, wall_offset_ns=99, series=series)
+    lines = [recording.header_line(given), *map(recording.item_line, ITEMS)]
+    header, items = recording.read(lines)
+    assert header == given
     assert tuple(items) == ITEMS
     assert len(lines[1]) < 100, "what was not found is left out"
     assert len(lines[7]) < 4000, "the unused end of the command line is left out"
@@ -141,18 +156,18 @@ def test_a_stuck_pin_is_shown_while_it_is() -> None:
 @pytest.mark.parametrize("pattern", ["(", "x"])
 def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     row = recording.item_line(VmmsConfigured((), pattern))
-    _, _, items = recording.read([recording.header_line(FACTS, 0), row])
+    _, items = recording.read([recording.header_line(HEADER), row])
     with pytest.raises(RecordingError, match="no pattern with a group"):
         tuple(items)
 
 
 def named(*items: Item) -> tuple[str, str]:
     """Name and basis of the VM of the failure that follows these items, live and replayed."""
-    lines = [recording.header_line(FACTS, 0), *map(recording.item_line, items)]
+    lines = [recording.header_line(HEADER), *map(recording.item_line, items)]
     live, replayed = Pipeline(FACTS, 0), Pipeline(FACTS, 0)
     for item in items:
         live.feed(item)
-    for item in recording.read(lines)[2]:
+    for item in recording.read(lines)[1]:
         replayed.feed(item)
     assert live.snapshot().failures == replayed.snapshot().failures
     vm = live.snapshot().failures[-1].vm

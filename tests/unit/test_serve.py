@@ -18,13 +18,13 @@ from urllib.parse import quote
 import pytest
 
 from pinwatch import serve
-from pinwatch.aggregate.census import Limits
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose import exposition
 from pinwatch.expose.exposition import Exposition
 from pinwatch.expose.metrics import REFUSED
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
+from pinwatch.model.vm import SeriesLimits
 from tests.unit.make import FACTS, TASK, VM, failure, pin, sample
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -35,7 +35,7 @@ class Host:
     """A ledger, and a server that shows its newest snapshot."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(Limits(max_vms=1))
+        self.ledger = Ledger(SeriesLimits(max_vms=1))
         self.ledger.name_task(TASK.key, VM)
         self.publish()
         self.server = serve.bind_tcp("127.0.0.1:0", max_requests=MAX_REQUESTS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pinwatch import settings
-from pinwatch.aggregate.census import Limits
 from pinwatch.errors import UsageError
+from pinwatch.model.vm import SeriesLimits
 
 
 def test_flag_then_file_then_table() -> None:
@@ -38,8 +38,8 @@ def test_wrong_addresses(address: str) -> None:
 
 def test_limits_are_the_same_without_settings() -> None:
     made = settings.make({}, {})
-    limits = Limits(max_vms=int(made.max_vms), retention_ns=int(made.vm_retention * 1e9))
-    assert limits == Limits()
+    limits = SeriesLimits(max_vms=int(made.max_vms), retention_ns=int(made.vm_retention * 1e9))
+    assert limits == SeriesLimits()
 
 
 @pytest.mark.parametrize("name", ["max_vms", "vm_retention"])

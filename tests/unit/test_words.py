@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pinwatch.expose import as_json, words
+from pinwatch.expose import amounts, as_json, words
 from pinwatch.model.event import MappingKind, Memlock, RefusedVma, Seen
 from pinwatch.model.failure import StuckPin
 from pinwatch.model.holder import Confidence, Holder, HolderMatch
@@ -23,8 +23,11 @@ def test_the_whole_story() -> None:
         "it could not be moved and had 1 extra plain reference",
         "(refcount 3, 2 explained)",
         "unknown: nothing that pinwatch watches",
-        "8192 pages pinned, 8703 moved and 1 not, in 17 rounds",
+        "number 17 failed, after 8192 pages (32 MiB)",
+        "17 rounds of migration: 8703 pages moved, 1 did not",
+        "migrate_pages() left 1 page → GUP ENOMEM → VFIO map ENOMEM",
         "Retry",
+        "https://pinwatch.example/docs/why.md#extra_ref_plain",
     ):
         assert part in text, part
 
@@ -65,7 +68,7 @@ def test_json_has_no_command_line() -> None:
 
 
 def test_sizes() -> None:
-    assert [words.size(n) for n in (4096, 1 << 30, 3 << 20, 5)] == [
+    assert [amounts.size(n) for n in (4096, 1 << 30, 3 << 20, 5)] == [
         "4 KiB", "1 GiB", "3 MiB", "5 bytes",
     ]  # fmt: skip
 

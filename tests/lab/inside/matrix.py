@@ -22,7 +22,7 @@ from tests.lab.inside.cause import running_kernel
 Said = list[dict[str, Any]]
 KINDS = ("failures", "slow")
 MOST = 50  # pins of a row
-RECORDING = "/tmp/recording.jsonl"
+RECORDING = "/tmp/recording.jsonl.gz"
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def main(names: list[str]) -> int:
     channel.send(
         "stopped", code=code, memory=memory, metrics=metrics, hooks=hooks, log=daemon.log()
     )
-    shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl")
+    shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl.gz")
     return 0
 
 

@@ -26,7 +26,7 @@ from tests.lab.inside import host, vfio
 Result = dict[str, Any]
 Scenario = Callable[[], Result]
 
-RECORDING = "/tmp/recording.jsonl"
+RECORDING = "/tmp/recording.jsonl.gz"
 LOOKING_PERCENT = "10"  # emulated, a look takes thirty times as long
 BURST = 8_000  # of processes; the socket holds some 5000 messages
 _BURST = "$SIG{CHLD} = q(IGNORE); for (1 .. $ARGV[0]) { fork // die $! or POSIX::_exit(0) }"
@@ -252,7 +252,7 @@ def main(layout: str) -> int:
     memory = daemon.memory()
     code = daemon.stop()
     channel.send("stopped", code=code, memory=memory, log=daemon.log())
-    shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl")
+    shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl.gz")
     return failed
 
 

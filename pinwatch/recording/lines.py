@@ -1,7 +1,7 @@
-"""What the kernel said, kept as text: one JSON object a line, readable years later.
+"""Items as text: one JSON object a line, readable years later (docs/recording.md).
 
-The first line is the kernel's facts; each other one is a raw record or a sample, in the order of
-arrival. Raw, so that a better rule can read an old recording again.
+The first line is the header; each other one is an item, in the order of arrival. Records of the
+kernel side are raw, so that a better rule can read an old recording again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import ctypes as ct
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pinwatch import __version__
 from pinwatch.abi import layout
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.pin import PinSource, Wait
-from pinwatch.model.placement import FreeMemory, Limits, PinRules, Placement
 from pinwatch.model.sample import (
     Durations,
     KernelSample,
@@ -26,10 +26,28 @@ from pinwatch.model.sample import (
     TaskKey,
     TaskTotals,
 )
-from pinwatch.model.vm import Device, LibvirtDomain
+from pinwatch.model.vm import Device, LibvirtDomain, SeriesLimits
 from pinwatch.plain import from_plain, to_plain
+from pinwatch.recording.items import (
+    Counted,
+    DevicesFound,
+    HooksChanged,
+    IoInFlight,
+    Item,
+    Looked,
+    Lost,
+    Named,
+    Published,
+    RawRecord,
+    Rescanned,
+    Surveyed,
+    TaskGone,
+    VmFound,
+    VmmsConfigured,
+)
 
-FORMAT = 2
+FORMAT = 3
+_READS = (2, FORMAT)  # 2: no limits, losses, hooks; a snapshot for each sample
 # What JSON leaves as strings and lists.
 _INT_KEYED = ("zones", "migratetypes", "a_ops", "migrate_reasons")
 _TUPLES = ("refusing_ops", "lru_batches")
@@ -43,108 +61,23 @@ _RECORD_SIZES: dict[int, int] = {
 
 
 class RecordingError(ValueError):
-    """The file is no recording, or of a format that this version does not read."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawRecord:
-    """Bytes as they came from the ring buffer."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class VmFound:
-    """A process that ran already when the daemon started, or what was found beside a record."""
-
-    task: TaskKey
-    cmdline: tuple[str, ...]
-    cgroup: str = ""
-    domain: LibvirtDomain | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DevicesFound:
-    """The VFIO devices that a process has now."""
-
-    task: TaskKey
-    devices: tuple[Device, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskGone:
-    """A process has ended, and everything that it counted has been taken."""
-
-    task: TaskKey
-
-
-@dataclass(frozen=True, slots=True)
-class Rescanned:
-    """More processes started and ended than the kernel could tell: all were looked up again."""
-
-
-@dataclass(frozen=True, slots=True)
-class VmmsConfigured:
-    """The settings that say which programs run VMs, and how to find a name."""
-
-    programs: tuple[str, ...]
-    name_pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """The counters of the BPF side and of /proc/vmstat (since attach), read together."""
-
-    sample: KernelSample
-    vmstat: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """Kernel addresses, with the names of their functions (/proc/kallsyms)."""
-
-    symbols: dict[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class IoInFlight:
-    """Block devices that had requests in flight when the records that follow arrived."""
-
-    devices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Surveyed:
-    """The host's free memory now, and the CPU time that looking at VMs has taken so far."""
-
-    free: FreeMemory
-    cpu_s: float = 0.0
+    """The file is no recording, of a format that this version does not read, or damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """Where the memory of a VM's process lies, and what may stop it from pinning."""
+class Header:
+    """What is needed to read the rest."""
 
-    task: TaskKey
-    time_ns: int  # CLOCK_MONOTONIC
-    placement: Placement
-    limits: Limits
-    rules: PinRules
+    facts: KernelFacts
+    wall_offset_ns: int  # wall clock minus CLOCK_MONOTONIC
+    series: SeriesLimits = field(default_factory=SeriesLimits)
+    redacted: bool = False
+    format: int = FORMAT
 
-
-Item = (
-    RawRecord
-    | VmFound
-    | DevicesFound
-    | TaskGone
-    | Rescanned
-    | VmmsConfigured
-    | Counted
-    | Named
-    | IoInFlight
-    | Surveyed
-    | Looked
-)
+    @property
+    def marks_snapshots(self) -> bool:
+        """It says when a snapshot was taken (`Published`)."""
+        return self.format > 2
 
 
 def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
@@ -159,9 +92,18 @@ def facts_from_json(fields: dict[str, Any]) -> KernelFacts:
     return KernelFacts(**fields)
 
 
-def header_line(facts: KernelFacts, wall_offset_ns: int) -> str:
-    """The first line: what is needed to read the rest."""
-    return _line({"pinwatch_recording": FORMAT, "wall_ns": wall_offset_ns, "facts": asdict(facts)})
+def header_line(header: Header) -> str:
+    """The first line."""
+    return _line(
+        {
+            "pinwatch_recording": header.format,
+            "made_by": f"pinwatch {__version__}",
+            "redacted": header.redacted,
+            "wall_ns": header.wall_offset_ns,
+            "series": to_plain(header.series),
+            "facts": asdict(header.facts),
+        }
+    )
 
 
 def item_line(item: Item) -> str:
@@ -189,6 +131,12 @@ def item_line(item: Item) -> str:
             return _line({"surveyed": to_plain(item)})
         case Looked():
             return _line({"looked": to_plain(item)})
+        case Lost(kind, amount):
+            return _line({"lost": kind, "amount": amount})
+        case HooksChanged():
+            return _line({"hooks": to_plain(item.hooks)})
+        case Published():
+            return _line({"published": True})
 
 
 def _found(item: VmFound) -> dict[str, Any]:
@@ -209,18 +157,40 @@ def _line(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":")) + "\n"
 
 
-def read(lines: Iterable[str]) -> tuple[KernelFacts, int, Iterator[Item]]:
-    """Facts, wall clock offset, and the items. RecordingError when it is none of ours."""
+def read(lines: Iterable[str]) -> tuple[Header, Iterator[Item]]:
+    """Header and items. RecordingError when it is none of ours, and at a line that is damaged."""
     rows = iter(lines)
     try:
-        header = json.loads(next(rows))
-        if header["pinwatch_recording"] != FORMAT:
-            raise RecordingError(f"recording format {header['pinwatch_recording']}")
-        facts = facts_from_json(header["facts"])
-        wall_ns = int(header["wall_ns"])
-    except (StopIteration, json.JSONDecodeError, KeyError, TypeError) as error:
+        row = json.loads(next(rows))
+        if row["pinwatch_recording"] not in _READS:
+            raise RecordingError(
+                f"format {row['pinwatch_recording']}, made by {row.get('made_by', 'an unknown')}; "
+                f"this is pinwatch {__version__}, which reads formats {_READS[0]} to {_READS[-1]}"
+            )
+        header = Header(
+            facts=facts_from_json(row["facts"]),
+            wall_offset_ns=int(row["wall_ns"]),
+            series=from_plain(SeriesLimits, row.get("series", {})),
+            redacted=bool(row.get("redacted", False)),
+            format=row["pinwatch_recording"],
+        )
+    except (StopIteration, json.JSONDecodeError, *_MALFORMED) as error:
         raise RecordingError("not a pinwatch recording") from error
-    return facts, wall_ns, (_item(json.loads(row)) for row in rows)
+    return header, _items(rows)
+
+
+_MALFORMED = (KeyError, TypeError, AttributeError)
+
+
+def _items(rows: Iterator[str]) -> Iterator[Item]:
+    for number, row in enumerate(rows, start=2):
+        try:
+            item = _item(json.loads(row))
+        except RecordingError:
+            raise
+        except (ValueError, *_MALFORMED):  # json and base64 have errors that are ValueErrors
+            raise RecordingError(f"line {number} is damaged or cut off") from None
+        yield item
 
 
 def _item(row: dict[str, Any]) -> Item:
@@ -246,6 +216,12 @@ def _item(row: dict[str, Any]) -> Item:
         return from_plain(Surveyed, row["surveyed"])
     if "looked" in row:
         return from_plain(Looked, row["looked"])
+    if "lost" in row:
+        return Lost(row["lost"], row["amount"])
+    if "hooks" in row:
+        return from_plain(HooksChanged, {"hooks": row["hooks"]})
+    if "published" in row:
+        return Published()
     return Counted(_sample(row["sample"]), row["vmstat"])
 
 
