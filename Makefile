@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run matrix cost lab-shell clean
+.PHONY: help setup demo test test-full check run matrix cost dashboards pictures lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,8 @@ test-full: ## the same and all that takes longer, on a kernel that it builds fir
 	@.ci/setup --full
 	@$(call run_all,--full)
 
-check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
-	@$(call run_all,tests/unit tests/replay)
+check: $(PYTHON) ## the quick part: lint, types, unit and replay tests, dashboards and alerts
+	@$(call run_all,tests/unit tests/replay tests/monitoring)
 
 run: $(PYTHON) ## run the daemon on this machine
 	@.venv/bin/pinwatch run
@@ -37,6 +37,12 @@ run: $(PYTHON) ## run the daemon on this machine
 matrix: ## induce every cause on every kernel and write docs/matrix.md (half an hour)
 	@.ci/setup --full
 	@$(PYTHON) -m tests.lab.matrix
+
+dashboards: $(PYTHON) ## write dashboards/dashboards_out/*.json from dashboards/generate/
+	@$(PYTHON) -m dashboards.generate
+
+pictures: $(PYTHON) ## draw what the dashboards show of replayed recordings, into build/pictures/
+	@$(PYTHON) -m tests.monitoring.pictures build/pictures
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost
