@@ -4,7 +4,8 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run matrix forecasts cost documents lab-shell clean
+.PHONY: help setup demo test test-full check run matrix forecasts cost documents dashboards \
+	pictures lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +29,8 @@ test-full: ## the same and all that takes longer, on a kernel that it builds fir
 	@.ci/setup --full
 	@$(call run_all,--full)
 
-check: $(PYTHON) ## the quick part: lint, types, unit and replay tests
-	@$(call run_all,tests/unit tests/replay)
+check: $(PYTHON) ## the quick part: lint, types, unit and replay tests, dashboards and alerts
+	@$(call run_all,tests/unit tests/replay tests/monitoring)
 
 run: $(PYTHON) ## run the daemon on this machine
 	@.venv/bin/pinwatch run
@@ -40,6 +41,11 @@ matrix: ## induce every cause on every kernel and write docs/matrix.md (half an 
 
 forecasts: setup ## let `check` predict, then really map, and write docs/forecast-matrix.md (half an hour)
 	@$(PYTHON) -m tests.lab.forecasts
+dashboards: $(PYTHON) ## write dashboards/dashboards_out/*.json from dashboards/generate/
+	@$(PYTHON) -m dashboards.generate
+
+pictures: $(PYTHON) ## draw what the dashboards show of replayed recordings, into build/pictures/
+	@$(PYTHON) -m tests.monitoring.pictures build/pictures
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost

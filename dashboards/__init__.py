@@ -1,0 +1,1 @@
+"""Dashboards, alerts and rules; `generate/` writes the dashboards."""
