@@ -16,6 +16,7 @@ from pinwatch.settings import DEFAULT_CONFIG
 COMMANDS = {
     "run": "watch this host and serve metrics until stopped",
     "why": "explain the last failed pin, of all VMs or of one",
+    "events": "list failed and slow pins of the past, or follow them",
     "check": "say where VMs' memory lies, and whether a VFIO pin of it would work now",
     "doctor": "say what works on this host, what does not, and what to do",
     "record": "write what the running daemon sees to a file",

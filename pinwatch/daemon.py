@@ -7,23 +7,35 @@ from __future__ import annotations
 
 import select
 import signal
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from pinwatch import attribute, decode, serve
+from prometheus_client.core import Metric
+
+from pinwatch import attribute, decode, history, serve
 from pinwatch.errors import CannotRunError, PinwatchError
-from pinwatch.expose import words
-from pinwatch.expose.metrics import BROKEN, REFUSED
+from pinwatch.expose import log
+from pinwatch.expose.log import Line
+from pinwatch.expose.metrics import (
+    BROKEN,
+    HISTORY_BYTES,
+    HISTORY_EVENTS,
+    HISTORY_WRITABLE,
+    REFUSED,
+    counter_family,
+    gauge_family,
+)
+from pinwatch.history import History
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.frames import cma_ranges
 from pinwatch.host.lives import Lives
 from pinwatch.host.looks import Looks, Subject
 from pinwatch.host.notify import notify
+from pinwatch.journal import Log, Pins
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.kernel import HookState, Mode
@@ -50,12 +62,11 @@ from pinwatch.settings import Settings
 if TYPE_CHECKING:
     from pinwatch.web import Web
 
-Pin = TypeVar("Pin")
 
 HOUSEKEEPING_S = 10.0
+MOMENT_S = 60.0  # between states of the host that the history keeps
 AT_ONCE_S = 0.2  # what changed is published so soon, but not for each record of a storm
 BUSY_S = 0.1
-LINES_A_SECOND = 5  # of the journal; a storm is counted, not spelled out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +95,10 @@ class Daemon:
         self._stop = False
         self._ready = False
         self._hooks: tuple[HookState, ...] = ()
-        self._journal = Journal()
+        self._history_lost = 0
+        self._next_moment = 0.0
+        self._log = Log()
+        self._journal = Pins(self._log)
         self._namer = kallsyms.Namer(roots.proc)
         self._io_in_flight: tuple[str, ...] = ()
         self._stuck: frozenset[tuple[TaskKey, int, bool]] = frozenset()
@@ -122,7 +136,8 @@ class Daemon:
                 series=_series(settings),
             )
             self._pipeline = Pipeline(header.facts, header.wall_offset_ns, header.series)
-            self._recorder = Recorder(header, settings.record, _log)
+            self._history = _history(settings, self._tell)
+            self._recorder = Recorder(header, settings.record, self._tell)
         except PinwatchError:
             self._stop_serving()
             raise
@@ -151,6 +166,8 @@ class Daemon:
         self._feed_all(self._lives.running())
         self._sample()
         self._looks.start()
+        if self._history is not None:
+            self._history.start()
         self._serve()
         self._say_ready()
 
@@ -162,10 +179,7 @@ class Daemon:
             latest=lambda: self._snapshot,
             facts=self._probes.facts,
             ready=lambda: self._ready,
-            own=lambda: (
-                (REFUSED, self._tcp.refused + self._unix.refused),
-                (BROKEN, self._tcp.broken + self._unix.broken),
-            ),
+            own=self._own_metrics,
             record=self._recorder.taps.open,
         )
         serve.start(self._tcp, self._web.guard(app) if self._web else app)
@@ -182,12 +196,12 @@ class Daemon:
         attached = sum(state.attached for state in states)
         waiting = [state for state in states if state.mode is Mode.WAITING]
         off = [state for state in states if state.mode is Mode.OFF]
-        _log(f"ready: {attached} hooks attached, metrics on {where}")
+        self._tell(f"ready: {attached} hooks attached, metrics on {where}")
         if waiting:
             reasons = "; ".join(dict.fromkeys(state.reason for state in waiting))
-            _log(f"{len(waiting)} hooks attach later: {reasons}")
+            self._tell(f"{len(waiting)} hooks attach later: {reasons}")
         for state in off:
-            _log(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
+            self._tell(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
         notify(f"READY=1\nSTATUS={attached} hooks attached, {len(waiting)} wait, {len(off)} off")
 
     @property
@@ -233,11 +247,13 @@ class Daemon:
             elif isinstance(found, Failure):
                 changed = True
                 self._namer.ask(found.pin.stack)
-                self._journal.say(_failed_words, found)
+                self._journal.say(log.failed, found)
+                self._keep(found)
             elif isinstance(found, SlowPin):
                 changed = True
                 self._namer.ask(found.pin.stack)
-                self._journal.say(_slow_words, found)
+                self._journal.say(log.slow, found)
+                self._keep(found)
         return changed
 
     def _name_callers(self) -> bool:
@@ -294,6 +310,7 @@ class Daemon:
         self._totals = sample.totals
         self._publish()
         self._raise_stuck()
+        self._journal.catch_up()
 
     def _publish(self) -> None:
         if (states := self._states) != self._hooks:
@@ -301,9 +318,15 @@ class Daemon:
             self._feed(HooksChanged(states))
         if lost := self._recorder.new_losses():
             self._feed(Lost("recording", lost))
+        if self._history is not None and (lost := self._history.lost - self._history_lost):
+            self._history_lost += lost
+            self._feed(Lost("history", lost))
         self._feed(Published())
         self._snapshot: Snapshot = self._pipeline.snapshot()
         self._recorder.published()
+        if (now := clock.monotonic_s()) >= self._next_moment:
+            self._next_moment = now + MOMENT_S
+            self._keep(self._snapshot)
 
     def _part_from_ended(self) -> None:
         """All that they counted has just been taken."""
@@ -331,8 +354,27 @@ class Daemon:
         """Say once of each pin that it is stuck, while it is."""
         now = {(s.pin.task, s.pin.start_ns, s.livelock): s for s in self._snapshot.stuck}
         for key in now.keys() - self._stuck:
-            self._journal.say(words.stuck_words, now[key])
+            self._journal.say(log.stuck, now[key])
         self._stuck = frozenset(now)
+
+    def _own_metrics(self) -> Iterator[Metric]:
+        """What no snapshot has."""
+        servers = (self._tcp, self._unix)
+        yield counter_family(REFUSED, {(): sum(server.refused for server in servers)})
+        yield counter_family(BROKEN, {(): sum(server.broken for server in servers)})
+        if self._history is not None:
+            state = self._history.state
+            yield gauge_family(HISTORY_WRITABLE, {(): int(state.writable)})
+            yield gauge_family(HISTORY_BYTES, {(): state.size_bytes})
+            yield gauge_family(HISTORY_EVENTS, {(): state.events})
+
+    def _tell(self, text: str) -> None:
+        """A line that is about the daemon itself."""
+        self._log.say(Line(text))
+
+    def _keep(self, entry: history.Entry) -> None:
+        if self._history is not None:
+            self._history.add(entry)
 
     def _housekeeping(self) -> None:
         self._probes.retry_modules()
@@ -348,6 +390,8 @@ class Daemon:
         if self._recorder.is_to_file:
             self._sample()
         self._recorder.close()
+        if self._history is not None:
+            self._history.close()
         self._looks.close()
         self._probes.close()
         self._lives.close()
@@ -360,25 +404,14 @@ class Daemon:
         Path(self._settings.socket).unlink(missing_ok=True)
 
 
-class Journal:
-    """Lines about pins, not more than a reader of the journal can bear."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._said = 0
-        self._unsaid = 0
-
-    def say(self, words_of: Callable[[Pin], str], pin: Pin) -> None:
-        second = int(clock.monotonic_s())
-        if second != self._second:
-            if self._unsaid:
-                _log(f"{self._unsaid} more pins failed or were slow (all are in the metrics)")
-            self._second, self._said, self._unsaid = second, 0, 0
-        if self._said < LINES_A_SECOND:
-            self._said += 1
-            _log(words_of(pin))
-        else:
-            self._unsaid += 1
+def _history(settings: Settings, log: Callable[[str], None]) -> History | None:
+    if not settings.state_dir:
+        return None
+    limits = history.Limits(
+        size_bytes=int(settings.history_mb * (1 << 20)),
+        age_s=settings.history_days * history.DAY_S,
+    )
+    return History(settings.state_dir, limits, log)
 
 
 def _web(path: str) -> Web | None:
@@ -396,20 +429,7 @@ def _series(settings: Settings) -> SeriesLimits:
     )
 
 
-def _failed_words(failure: Failure) -> str:
-    return f"{words.headline(failure)}: {failure.reason}, holder {failure.holder.holder}"
-
-
-def _slow_words(slow: SlowPin) -> str:
-    return f"{words.explain_slow(slow).headline}: {slow.cause}"
-
-
 def _rest(spent_s: float) -> None:
     """A storm of failures gets half of one CPU: what the ring cannot hold meanwhile it counts."""
     if spent_s > BUSY_S:
         clock.sleep(spent_s)
-
-
-def _log(text: str) -> None:
-    """A line for the journal; it adds the time."""
-    print(f"pinwatch: {text}", file=sys.stderr, flush=True)

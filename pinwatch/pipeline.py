@@ -13,7 +13,7 @@ from pinwatch.aggregate.ledger import Ledger
 from pinwatch.classify import holders, rules, slow
 from pinwatch.decode import DecodeError, decode
 from pinwatch.model.event import ModuleLoaded, PinEnded, TaskSeen
-from pinwatch.model.failure import Failure, SlowPin, StuckPin
+from pinwatch.model.failure import Failure, SlowPin, StuckPin, event_id
 from pinwatch.model.forecast import Case, Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import KernelFacts
@@ -196,6 +196,7 @@ class Pipeline:
         reason, folios = rules.classify(pin)
         holder, also = holders.match(pin, reason, folios, self._io_in_flight)
         failure = Failure(
+            id=event_id(pin.time_ns + self._wall_offset_ns),
             number=self._ledger.next_number(),
             time_s=self._wall_s(pin),
             vm=self._who(pin),
@@ -214,6 +215,7 @@ class Pipeline:
 
     def _slow(self, pin: PinEnded) -> SlowPin:
         found = SlowPin(
+            id=event_id(pin.time_ns + self._wall_offset_ns),
             number=self._ledger.next_number(),
             time_s=self._wall_s(pin),
             vm=self._who(pin),

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import gzip_accepted
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 from prometheus_client.platform_collector import PlatformCollector
@@ -30,7 +31,6 @@ from pinwatch import __version__
 from pinwatch.errors import CannotRunError
 from pinwatch.expose import as_json, stories
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
-from pinwatch.expose.metrics import MetricSpec, counter_family
 from pinwatch.expose.stories import is_called
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
@@ -43,7 +43,7 @@ GZIP_LEVEL = 1  # the default takes thirty times as long, and saves a third
 DEFAULT_LIMIT = 100
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 
-Own = Iterable[tuple[MetricSpec, float]]  # counters of what serves
+Own = Iterable[Metric]  # that no snapshot has
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 Response = Iterable[bytes]
@@ -100,8 +100,8 @@ class Scrapes:
             return self._answers[key]
 
     def _render(self, snapshot: Snapshot) -> None:
-        own = (counter_family(spec, {(): count}) for spec, count in self._own())
-        self._exposition = expose(snapshot, self._facts, (*own, *self._daemon.collect()))
+        also = (*self._own(), *self._daemon.collect())
+        self._exposition = expose(snapshot, self._facts, also)
         self._snapshot = snapshot
         self._answers.clear()
 

@@ -36,6 +36,9 @@ TABLE = (
     Setting("web_max_requests", 16.0, "answered at once; others get a 503", "COUNT"),
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
     Setting("record", "", "write a recording of all that is seen to this file (gzip)"),
+    Setting("state_dir", "/var/lib/pinwatch", "where the history lies; empty for none"),
+    Setting("history_mb", 200.0, "and how large it may become", "MIB"),
+    Setting("history_days", 30.0, "and how old", "DAYS"),
     Setting("sample_interval", 2.0, "seconds between readings of the kernel's counters", "SECONDS"),
     Setting("max_vms", 1000.0, "VMs with series of their own; others share ~other", "COUNT"),
     Setting("vm_retention", 1800.0, "series of a VM stay so long after its end", "SECONDS"),
@@ -63,6 +66,9 @@ class Settings:
     web_max_requests: float
     socket: str
     record: str
+    state_dir: str
+    history_mb: float
+    history_days: float
     sample_interval: float
     max_vms: float
     vm_retention: float
@@ -71,6 +77,9 @@ class Settings:
     placement_cpu_percent: float
     vmm_programs: str
     vm_name_pattern: str
+
+
+_ABOVE_0 = ("history_days", "web_max_requests", "max_vms", "slow_pin_seconds", "slow_pin_loops")
 
 
 def parse_config(text: str, path: str) -> dict[str, Any]:
@@ -104,7 +113,9 @@ def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
         raise UsageError("vm_retention must not be below 0", hint="1800 is the default")
     if not 0 <= settings.placement_cpu_percent <= 100:
         raise UsageError("placement_cpu_percent is from 0 to 100", hint="0.2 is the default")
-    for name in ("web_max_requests", "max_vms", "slow_pin_seconds", "slow_pin_loops"):
+    if not settings.history_mb >= 1:
+        raise UsageError("history_mb must be at least 1", hint="200 is the default")
+    for name in _ABOVE_0:
         if not 0 < getattr(settings, name) < 1e9:
             raise UsageError(f"{name} must be above 0", hint="see `pinwatch run --help`")
     _check_programs(settings.vmm_programs)

@@ -173,6 +173,15 @@ def _cost(made: Dashboard) -> None:
             "s", Query("topk(10, scrape_duration_seconds{HOST})", "{{instance}}"), width=8,
         ),
         graph(
+            "History",
+            "Size of the history on disk, and how many failed and slow pins it holds: the ten "
+            "hosts with the most.",
+            "short",
+            Query("topk(10, pinwatch_history_events{HOST})", "{{instance}} events"),
+            Query("topk(10, pinwatch_history_size_bytes{HOST} / 2^20)", "{{instance}} MiB"),
+            width=8,
+        ),
+        graph(
             "Open files",
             "File descriptors of the daemon: the ten hosts with the most.",
             "short", Query("topk(10, process_open_fds{HOST})", "{{instance}}"), width=8,

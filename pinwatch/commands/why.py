@@ -14,8 +14,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pinwatch.commands import client
+from pinwatch.commands import client, events, times
+from pinwatch.errors import UsageError
 from pinwatch.expose import stories
+from pinwatch.history import Wanted
 from pinwatch.playback import Playback
 from pinwatch.settings import TABLE
 
@@ -32,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
     source.add_argument("--replay", metavar="FILE", help="at the end of this recording")
+    source.add_argument(
+        "--at", type=times.argument, metavar="TIME", help="the last before 03:12, 2h ago, or ISO"
+    )
+    source.add_argument("--event", metavar="ID", help="one of `pinwatch events`")
+    parser.add_argument("--state-dir", metavar="PATH", help="where the history lies")
 
 
 def _positive(text: str) -> int:
@@ -41,6 +48,9 @@ def _positive(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.event or arguments.at is not None:
+        _show_pins(list(_past(arguments)), arguments)
+        return 0
     if not arguments.replay:
         _show_all(_ask(arguments), arguments)
         return 0
@@ -52,6 +62,37 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace) -> dict[str, Any]:
     return client.get(arguments.socket, "/api/v1/why", vm=arguments.vm, limit=str(arguments.last))
+
+
+def _past(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Of the history, the newest first."""
+    book = events.reader(arguments)
+    if arguments.event:
+        found = book.event(arguments.event)
+        if found is None:
+            raise UsageError(
+                f"the history has no event {arguments.event!r}", hint="`pinwatch events` lists them"
+            )
+        yield found
+        return
+    wanted = Wanted(
+        vm=arguments.vm,
+        kind="slow" if arguments.slow else "failed",
+        until_s=arguments.at,
+        limit=arguments.last,
+    )
+    yield from (one["body"] for one in reversed(list(book.events(wanted))))
+
+
+def _show_pins(pins: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(pins, indent=2))
+        return
+    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
+    for pin in pins:
+        show(console, pin)
+    if not pins:
+        console.print("the history has nothing of that time")
 
 
 def _show_all(answer: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -235,6 +235,17 @@ BROKEN = MetricSpec(
     (),
     "Connections that ended before they were answered: clients that broke off, or spoke no TLS.",
 )
+HISTORY_WRITABLE = MetricSpec(
+    "pinwatch_history_writable",
+    (),
+    "1 when the history takes what happens, 0 when the disk refuses.",
+)
+HISTORY_BYTES = MetricSpec(
+    "pinwatch_history_size_bytes", (), "Of the history, without what is free inside its file."
+)
+HISTORY_EVENTS = MetricSpec(
+    "pinwatch_history_events", (), "Failed and slow pins that the history holds."
+)
 BUILD = MetricSpec(
     "pinwatch_build", ("version", "kernel"), "Version of pinwatch and of the kernel."
 )
@@ -256,6 +267,9 @@ CATALOGUE = (
     SAMPLED,
     REFUSED,
     BROKEN,
+    HISTORY_WRITABLE,
+    HISTORY_BYTES,
+    HISTORY_EVENTS,
     BUILD,
 )
 

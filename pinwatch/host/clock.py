@@ -10,6 +10,11 @@ def wall_offset_ns() -> int:
     return time.time_ns() - time.monotonic_ns()
 
 
+def wall_s() -> float:
+    """Seconds since 1970."""
+    return time.time()
+
+
 def monotonic_ns() -> int:
     """Nanoseconds on CLOCK_MONOTONIC, as the kernel's records have them."""
     return time.monotonic_ns()

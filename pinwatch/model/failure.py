@@ -13,6 +13,18 @@ from pinwatch.model.reason import FailureReason
 from pinwatch.model.sample import OpenPin
 from pinwatch.model.vm import Device, Vm
 
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def event_id(wall_ns: int) -> str:
+    """A name for what ended then: twelve characters that sort by time and mean the same after a
+    restart, in a recording, and in the history."""
+    digits = []
+    while wall_ns > 0:
+        wall_ns, digit = divmod(wall_ns, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
@@ -37,6 +49,7 @@ class BlockingFolio:
 class Failure:
     """A failed pin: why, and who was in the way. `also` overlapped, and is less likely."""
 
+    id: str  # event_id()
     number: int  # of this daemon, from 1
     time_s: float  # wall clock
     vm: Vm
@@ -75,6 +88,7 @@ class SlowCause(StrEnum):
 class SlowPin:
     """A pin that worked, and took so long that the next one may not."""
 
+    id: str
     number: int
     time_s: float
     vm: Vm

@@ -54,7 +54,7 @@ def test_guest_ran_to_its_end(run: LabRun) -> None:
 @plain
 def test_nothing_of_the_compiler_stays_in_memory(run: LabRun) -> None:
     memory = run.event("stopped")["memory"]
-    assert memory["rss_kib"] < 40 * 1024, memory
+    assert memory["rss_kib"] < 48 * 1024, memory
 
 
 @plain

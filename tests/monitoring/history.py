@@ -11,9 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prometheus_client.core import Metric
+
 from pinwatch import recording
 from pinwatch.expose import exposition
-from pinwatch.expose.metrics import BROKEN, REFUSED, counter_family
+from pinwatch.expose.metrics import (
+    BROKEN,
+    HISTORY_BYTES,
+    HISTORY_EVENTS,
+    HISTORY_WRITABLE,
+    REFUSED,
+    counter_family,
+    gauge_family,
+)
 from pinwatch.model.failure import StuckPin
 from pinwatch.model.hint import Hint, Timing
 from pinwatch.model.kernel import HookState, KernelFacts, Mode
@@ -87,8 +97,10 @@ def _replayed(instance: str, name: str, end: float) -> Iterator[Scrape]:
         )
 
 
-def _text(snapshot: Snapshot, facts: KernelFacts) -> str:
-    own = (counter_family(spec, {(): 0}) for spec in (REFUSED, BROKEN))
+def _text(snapshot: Snapshot, facts: KernelFacts, *, writable: bool = True) -> str:
+    own: list[Metric] = [counter_family(spec, {(): 0}) for spec in (REFUSED, BROKEN)]
+    kept = {HISTORY_WRITABLE: int(writable), HISTORY_BYTES: 3 << 20, HISTORY_EVENTS: 900}
+    own += [gauge_family(spec, {(): value}) for spec, value in kept.items()]
     parts = exposition.expose(snapshot, facts, own)
     return b"".join(parts.encode(exposition.TEXT)).decode()
 
@@ -96,7 +108,7 @@ def _text(snapshot: Snapshot, facts: KernelFacts) -> str:
 def _bad(now: float) -> Iterator[Scrape]:
     for age in range(BAD_FOR_S, -1, -SCRAPE_S):
         steps = max(0, BAD_SINCE_S - age) // SCRAPE_S
-        text = _text(bad(now, steps), BAD_FACTS) + "pinwatch_history_writable 0\n"
+        text = _text(bad(now, steps), BAD_FACTS, writable=False)
         yield Scrape(BAD_HOST, now - age, now - 9000, text)
 
 

@@ -145,8 +145,8 @@ def slow_pin(**changes: Any) -> SlowPin:
         waits_ns=dict.fromkeys(Wait, 0) | {Wait.WRITEBACK: 2_000_000_000},
     )  # fmt: skip
     value = SlowPin(
-        number=2, time_s=1_790_000_000.0, vm=VM, pin=worked, cause=SlowCause.WRITEBACK,
-        also=(), caller=(),
+        id="dhqfj4w1k2ab", number=2, time_s=1_790_000_000.0, vm=VM, pin=worked,
+        cause=SlowCause.WRITEBACK, also=(), caller=(),
     )  # fmt: skip
     return replace(value, **changes)
 
@@ -174,6 +174,7 @@ def failure(of: PinEnded | None = None, **changes: Any) -> Failure:
     of = of or pin()
     reason, folios = rules.classify(of)
     value = Failure(
+        id="dhqfj4w1k2aa",
         number=1,
         time_s=1_790_000_000.0,
         vm=VM,

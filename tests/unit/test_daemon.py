@@ -58,7 +58,11 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     monkeypatch.setattr(module, "Probes", Kernel)
     (tmp_path / "vmstat").write_text("pgmigrate_success 0\n")
     roots = Roots(root=tmp_path, proc=tmp_path, sys=tmp_path, bpf=tmp_path)
-    flags = {"listen": "127.0.0.1:0", "socket": str(tmp_path / "socket")}
+    flags = {
+        "listen": "127.0.0.1:0",
+        "socket": str(tmp_path / "socket"),
+        "state_dir": str(tmp_path / "state"),
+    }
     made = Daemon(settings.make(flags, {}), roots)
     made._vmstat_at_attach = {}
     yield made

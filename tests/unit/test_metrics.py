@@ -9,12 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.attribute.names import vm_name
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
-from pinwatch.expose.metrics import BROKEN, CATALOGUE, REFUSED, buckets, counter_family
+from pinwatch.expose.metrics import (
+    BROKEN,
+    CATALOGUE,
+    HISTORY_BYTES,
+    HISTORY_EVENTS,
+    HISTORY_WRITABLE,
+    REFUSED,
+    buckets,
+    counter_family,
+    gauge_family,
+)
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import Durations
@@ -39,7 +50,10 @@ def ledger(vm: Vm = VM) -> Ledger:
 
 
 def exposition(of: Ledger, encoder: Encoder = TEXT) -> str:
-    also = (counter_family(spec, {(): 0}) for spec in (REFUSED, BROKEN))
+    also: list[Metric] = [counter_family(spec, {(): 0}) for spec in (REFUSED, BROKEN)]
+    also += [
+        gauge_family(one, {(): 0}) for one in (HISTORY_WRITABLE, HISTORY_BYTES, HISTORY_EVENTS)
+    ]
     made = expose(of.snapshot(), FACTS, also)
     return b"".join(made.encode(encoder)).decode()
 

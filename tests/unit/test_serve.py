@@ -21,7 +21,7 @@ from pinwatch import serve
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose import exposition
 from pinwatch.expose.exposition import Exposition
-from pinwatch.expose.metrics import REFUSED
+from pinwatch.expose.metrics import REFUSED, counter_family
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import SeriesLimits
@@ -43,7 +43,7 @@ class Host:
             latest=lambda: self.snapshot,
             facts=FACTS,
             ready=lambda: True,
-            own=lambda: ((REFUSED, self.server.refused),),
+            own=lambda: (counter_family(REFUSED, {(): self.server.refused}),),
         )
 
     def publish(self) -> None:

@@ -1,0 +1,154 @@
+"""`pinwatch events` and `why` of the past, as somebody types them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pinwatch import cli
+from pinwatch.commands import times
+from pinwatch.history import FILE, Book, row
+from pinwatch.model.failure import Failure, SlowPin
+from pinwatch.model.vm import Vm
+from tests.unit.make import VM, failure, slow_pin
+
+EVIL = "evil\x1b]0;owned\x07\nname"
+NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    """A history of four: two of web-01, one an hour old; one of another; a slow one."""
+    book, now_s = Book(tmp_path / FILE, lambda text: None), time.time()
+    pins: tuple[Failure | SlowPin, ...] = (
+        failure(id="aa1", time_s=now_s - 3600),
+        failure(id="aa2", time_s=now_s - 60),
+        failure(id="ab3", time_s=now_s - 30, vm=Vm(name="other")),
+        slow_pin(id="ac4", time_s=now_s - 10),
+    )
+    book.add(map(row, pins), ())
+    book.close()
+    return str(tmp_path)
+
+
+def pinwatch(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = cli.main(list(words))
+    return code, capsys.readouterr().out
+
+
+def ids(capsys: pytest.CaptureFixture[str], directory: str, *words: str) -> list[str]:
+    _, out = pinwatch(capsys, "events", "--json", "--state-dir", directory, *words)
+    return [json.loads(line)["id"] for line in out.splitlines()]
+
+
+def test_filters(capsys: pytest.CaptureFixture[str], directory: str) -> None:
+    for words, found in (
+        ((), ["aa1", "aa2", "ab3", "ac4"]),
+        (("--vm", "other"), ["ab3"]),
+        (("--kind", "slow"), ["ac4"]),
+        (("--since", "10m"), ["aa2", "ab3", "ac4"]),
+        (("--until", "10m"), ["aa1"]),
+        (("--reason", "extra_ref_plain", "--vm", VM.name), ["aa1", "aa2"]),
+        (("--source", "iommufd"), []),
+        (("--limit", "2"), ["ab3", "ac4"]),
+    ):
+        assert ids(capsys, directory, *words) == found, words
+
+
+def test_a_table_for_people(capsys: pytest.CaptureFixture[str], directory: str) -> None:
+    code, out = pinwatch(capsys, "events", "--state-dir", directory)
+    assert code == 0
+    for words in ("web-01", "other", "ENOMEM", "extra_ref_plain", "writeback", "aa2", "ac4"):
+        assert words in out
+    _, out = pinwatch(capsys, "events", "--state-dir", directory, "--vm", "nobody")
+    assert out == "the history has no such event\n"
+
+
+def test_csv_has_a_row_each(capsys: pytest.CaptureFixture[str], directory: str) -> None:
+    _, out = pinwatch(capsys, "events", "--csv", "--state-dir", directory)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [one["id"] for one in rows] == ["aa1", "aa2", "ab3", "ac4"]
+    assert rows[0]["vm"] == "web-01"
+    assert rows[0]["errno"] == "ENOMEM"
+
+
+def test_a_hostile_name_does_not_reach_the_terminal_raw(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Names are cleaned where they are found; the file is not trusted all the same."""
+    book = Book(tmp_path / FILE, lambda text: None)
+    book.add([row(failure(vm=replace(VM, name=EVIL)))], ())
+    book.close()
+    _, out = pinwatch(capsys, "events", "--state-dir", str(tmp_path))
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+def test_why_of_the_past(capsys: pytest.CaptureFixture[str], directory: str) -> None:
+    for words, found in (
+        (("--event", "aa1"), ["aa1"]),
+        (("--event", "ab"), ["ab3"]),
+        (("--at", "45s"), ["aa2"]),
+        (("--at", "45s", "--last", "5"), ["aa2", "aa1"]),
+        (("--at", "0s", "web-01"), ["aa2"]),
+        (("--at", "0s", "--slow"), ["ac4"]),
+        (("--at", "3d"), []),
+    ):
+        _, out = pinwatch(capsys, "why", "--json", "--state-dir", directory, *words)
+        assert [one["id"] for one in json.loads(out)] == found, words
+    _, out = pinwatch(capsys, "why", "--event", "aa1", "--state-dir", directory)
+    assert "VM web-01: VFIO map" in out
+    assert cli.main(["why", "--event", "a", "--state-dir", directory]) == 2
+
+
+def test_events_are_followed(directory: str) -> None:
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "pinwatch",
+        "events",
+        "--follow",
+        "--state-dir",
+        directory,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert [process.stdout.readline()[-6:] for _ in range(4)][-1] == "[ac4]\n"
+            book = Book(Path(directory) / FILE, lambda text: None)
+            book.add([row(failure(id="zz9", time_s=time.time()))], ())
+            book.close()
+            assert process.stdout.readline().endswith("[zz9]\n")
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("03:12", NOON.replace(hour=3, minute=12)),
+        ("12:00:00", NOON),
+        ("23:59", NOON.replace(hour=23, minute=59) - timedelta(days=1)),
+        ("2h", NOON - timedelta(hours=2)),
+        ("1.5d ago", NOON - timedelta(days=1.5)),
+        ("2026-11-20T01:02:03+00:00", datetime(2026, 11, 20, 1, 2, 3, tzinfo=UTC)),
+    ],
+)
+def test_times(text: str, found: datetime) -> None:
+    assert times.parse(text, NOON) == found
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "2 weeks", "1e999d"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        times.parse(text, NOON)
