@@ -250,6 +250,8 @@ BUILD = MetricSpec(
     "pinwatch_build", ("version", "kernel"), "Version of pinwatch and of the kernel."
 )
 
+# What the daemon adds that is in no snapshot, and so in no recording.
+OF_THE_DAEMON = (REFUSED, BROKEN, HISTORY_WRITABLE, HISTORY_BYTES, HISTORY_EVENTS)
 COUNTERS = (*VM_COUNTERS, *HOST_COUNTERS)
 CATALOGUE = (
     *COUNTERS,
@@ -265,11 +267,7 @@ CATALOGUE = (
     LOSSES,
     RECONCILIATION,
     SAMPLED,
-    REFUSED,
-    BROKEN,
-    HISTORY_WRITABLE,
-    HISTORY_BYTES,
-    HISTORY_EVENTS,
+    *OF_THE_DAEMON,
     BUILD,
 )
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tests.lab.conftest import LabRun, Observed, as_json, in_guest
+from tests.lab.inside.scenarios import METRICS
 from tests.lab.outcome import Status
+from tests.replay.compare import differences
 
 KERNELS = ("6.1", "6.12", "7.2")
 
@@ -49,6 +51,12 @@ def test_guest_ran_to_its_end(run: LabRun) -> None:
     assert run.outcome.status is Status.FINISHED, str(run.outcome)
     assert run.event("stopped")["code"] == 0
     assert run.recording.stat().st_size > 0
+
+
+@plain
+def test_the_recording_replays_to_what_was_scraped(run: LabRun) -> None:
+    metrics = (run.outcome.directory / "share" / METRICS).read_text()
+    assert not differences(str(run.recording), metrics)
 
 
 @plain
@@ -131,6 +139,7 @@ def test_real_qemu_fails_and_is_explained_after_its_death(run: LabRun) -> None:
         "remedy",
     ):
         assert words in " ".join(work["why"].split()), work["why"]
+    assert [one["id"] for one in work["events"]] == [failure["id"]], "the history has it"
     # QEMU also maps 256 KiB of firmware that nothing has written yet
     check_reconciled(seen, zero_pages=64)
 

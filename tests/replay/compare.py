@@ -12,11 +12,12 @@ from difflib import unified_diff
 from pathlib import Path
 
 from pinwatch.expose import exposition
-from pinwatch.expose.metrics import REFUSED
+from pinwatch.expose.metrics import OF_THE_DAEMON
 from pinwatch.playback import Playback
 
 _SAMPLED = re.compile(r"^pinwatch_sample_timestamp_seconds (\S+)$", re.MULTILINE)
-_OF_THE_PROCESS = re.compile(rf"(?:# (?:HELP|TYPE) )?(?:process_|python_|{REFUSED.name})")
+_OWN = "|".join(("process_", "python_", *(spec.name for spec in OF_THE_DAEMON)))
+_OF_THE_PROCESS = re.compile(rf"(?:# (?:HELP|TYPE) )?(?:{_OWN})")
 
 
 def differences(recording: str, metrics: str) -> list[str]:

@@ -1,11 +1,13 @@
-"""Lines for the log: fields for journald, text for all others, and not too many. journald itself is
-in the lab; here a socket stands for its end."""
+"""Lines for the log: fields for the real journald, text for all others, and not too many."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,39 @@ def test_each_kind_has_its_line() -> None:
     assert len({line.fields["MESSAGE_ID"] for line in lines}) == 3
     assert [line.priority for line in lines] == [4, 5, 4]
     assert all("\n" not in line.text for line in lines)
+
+
+_IN_A_NAMESPACE = """
+mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal /run/log/journal || exit 3
+/lib/systemd/systemd-journald & daemon=$!
+until [ -S /run/systemd/journal/socket ]; do sleep 0.1; done
+"$0" -m tests.unit.test_journal 2>&1
+journalctl -D /run/log/journal --sync 2>/dev/null
+until journalctl -D /run/log/journal -o json PINWATCH_VM=web-01 2>/dev/null | grep .
+do sleep 0.2; done
+kill $daemon
+"""
+
+
+def test_the_real_journald_has_the_fields() -> None:
+    """In a mount namespace with a /run of its own."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _IN_A_NAMESPACE]
+    done = subprocess.run(
+        [*command, sys.executable], capture_output=True, text=True, timeout=60, check=True
+    )
+    entry = json.loads(done.stdout.splitlines()[-1])
+    assert entry["PINWATCH_VM"] == "web-01"
+    assert entry["PINWATCH_REASON"] == "extra_ref_plain"
+    assert entry["MESSAGE_ID"] == log.FAILED_ID
+    assert entry["PRIORITY"] == "4"
+    assert entry["_TRANSPORT"] == "journal"
+
+
+def _say_one() -> None:
+    status = os.fstat(2)
+    os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+    Log().say(log.failed(failure()))
+
+
+if __name__ == "__main__":
+    _say_one()

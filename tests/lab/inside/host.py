@@ -132,6 +132,14 @@ def why(*arguments: str) -> str:
     return done.stdout.decode()
 
 
+def events(vm: str) -> list[dict[str, Any]]:
+    """`pinwatch events --json` of a VM: from the history on disk."""
+    done = subprocess.run(
+        [*PINWATCH, "events", "--json", "--vm", vm], capture_output=True, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def pins(kind: str = "failures", *, limit: int = 1000) -> list[dict[str, Any]]:
     """What `pinwatch why --json --last 1000` prints, without starting a Python for it; or the pins
     that were `slow`, or all that are `stuck`. The newest first."""

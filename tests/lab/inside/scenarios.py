@@ -30,6 +30,7 @@ RECORDING = "/tmp/recording.jsonl.gz"
 LOOKING_PERCENT = "10"  # emulated, a look takes thirty times as long
 BURST = 8_000  # of processes; the socket holds some 5000 messages
 _BURST = "$SIG{CHLD} = q(IGNORE); for (1 .. $ARGV[0]) { fork // die $! or POSIX::_exit(0) }"
+METRICS = "metrics.txt"
 WITNESSES = (
     "pgmigrate_success", "pgmigrate_fail", "thp_migration_success", "thp_migration_fail",
     "thp_migration_split", "thp_split_page", "thp_split_page_failed",
@@ -87,6 +88,7 @@ def real_qemu() -> Result:
             "stderr": done.stderr.decode(errors="replace"),
             "holder_pid": holder.pid,
             "why": host.why("web-01"),
+            "events": host.events("web-01"),
             "bdf": vfio.find_edu().name,
             "devices": [
                 line for line in host.get("/metrics").splitlines()
@@ -250,6 +252,7 @@ def main(layout: str) -> int:
             result = {"broken": traceback.format_exc()[-3000:], "log": daemon.log()}
         channel.send("scenario", name=scenario.__name__, result=result)
     memory = daemon.memory()
+    (channel.out_dir() / METRICS).write_text(host.get("/metrics"))
     code = daemon.stop()
     channel.send("stopped", code=code, memory=memory, log=daemon.log())
     shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl.gz")
