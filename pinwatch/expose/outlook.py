@@ -11,7 +11,7 @@ from typing import Any
 
 from pinwatch.expose.words import Explanation, who
 from pinwatch.model.forecast import Case, Forecast, Risk, Span, Verdict
-from pinwatch.model.placement import Backing, Cma, Mark, PageClass, Placement
+from pinwatch.model.placement import Backing, Cma, Limits, Mark, PageClass, Placement
 from pinwatch.model.vm import Vm
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -45,6 +45,8 @@ def explain(vm: Vm | None, case: Case, forecast: Forecast) -> Explanation:
         paragraphs.append(("memory", memory_words(place)))
     if advice := advice_words(place):
         paragraphs.append(("told", advice))
+    if pinned := pinned_words(case.limits):
+        paragraphs.append(("pinned", pinned))
     paragraphs.append(("needs", needs_words(forecast)))
     paragraphs.append(("free", free_words(case, forecast)))
     for risk in forecast.risks:
@@ -59,6 +61,16 @@ def _label(risk: Risk) -> str:
     return "stops it" if risk.verdict is Verdict.WILL_FAIL else "risk"
 
 
+def pinned_words(limits: Limits) -> str:
+    """What is locked or pinned of the process already, by what it is counted against."""
+    parts = []
+    if limits.locked_bytes:
+        parts.append(f"{about(limits.locked_bytes)} by mlock or VFIO's type1 (VmLck)")
+    if limits.pinned_bytes:
+        parts.append(f"{about(limits.pinned_bytes)} by others (VmPin)")
+    return ", ".join(parts)
+
+
 def memory_words(place: Placement) -> str:
     """Where it lies, by zone and node, the largest first; and how sure that is."""
     there = place.resident_bytes
@@ -67,7 +79,7 @@ def memory_words(place: Placement) -> str:
         backings = _sums(place, lambda page: f"as {page.backing.words}")
         words += f": {_sums(place, _where)}; {backings}"
         words += f" (to within {place.error:.1%})" if place.error else " (every page)"
-    for mark in (Mark.SHARED, Mark.COPIED, Mark.WRITEBACK, Mark.POISONED):
+    for mark in (Mark.DIRTY, Mark.SHARED, Mark.COPIED, Mark.WRITEBACK, Mark.POISONED):
         if size := place.bytes_where(lambda page, mark=mark: mark in page.marks):  # type: ignore[misc]
             words += f"; {about(size)} {mark.words}"
     if place.swapped_bytes:

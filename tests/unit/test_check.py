@@ -234,3 +234,15 @@ def test_every_risk_is_in_the_docs() -> None:
         str(risk): [risk.verdict.words.removeprefix("a pin "), risk.meaning, risk.remedy]
         for risk in Risk
     }
+
+
+def test_what_is_pinned_already_is_told() -> None:
+    limits = Limits(locked_bytes=3 << 30, pinned_bytes=1 << 20)
+    words = "pinned: 3 GiB by mlock or VFIO's type1 (VmLck), 1 MiB by others (VmPin)"
+    assert words in told(placement(), limits=limits).splitlines()
+    assert "pinned:" not in told(placement())
+
+
+def test_dirty_memory_is_told() -> None:
+    dirty = replace(page("Movable"), marks=frozenset({Mark.DIRTY}))
+    assert "1 MiB is dirty" in told(place((dirty, MIB), guest=GIB))
