@@ -5,7 +5,7 @@ KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full check run matrix forecasts cost documents dashboards \
-	pictures lab-shell clean
+	pictures screens lab-shell clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ test-full: ## the same and all that takes longer, on a kernel that it builds fir
 	@$(call run_all,--full)
 
 check: $(PYTHON) ## the quick part: lint, types, unit and replay tests, dashboards and alerts
-	@$(call run_all,tests/unit tests/replay tests/monitoring)
+	@$(call run_all,tests/unit tests/replay tests/terminal tests/monitoring)
 
 run: $(PYTHON) ## run the daemon on this machine
 	@.venv/bin/pinwatch run
@@ -46,6 +46,9 @@ dashboards: $(PYTHON) ## write dashboards/dashboards_out/*.json from dashboards/
 
 pictures: $(PYTHON) ## draw what the dashboards show of replayed recordings, into build/pictures/
 	@$(PYTHON) -m tests.monitoring.pictures build/pictures
+
+screens: $(PYTHON) ## write the expected screens of `pinwatch top` anew (tests/terminal/screens)
+	@SCREENS=write $(PYTHON) -m pytest tests/terminal
 
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost

@@ -15,6 +15,7 @@ from pinwatch.settings import DEFAULT_CONFIG
 # because the daemon has no need of what draws tables.
 COMMANDS = {
     "run": "watch this host and serve metrics until stopped",
+    "top": "show VMs, their failures and what the host has left, as it changes",
     "why": "explain the last failed pin, of all VMs or of one",
     "events": "list failed and slow pins of the past, or follow them",
     "check": "say where VMs' memory lies, and whether a VFIO pin of it would work now",

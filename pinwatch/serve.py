@@ -29,7 +29,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from pinwatch import __version__
 from pinwatch.errors import CannotRunError
-from pinwatch.expose import as_json, stories
+from pinwatch.expose import as_json, state, stories
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
 from pinwatch.expose.stories import is_called
 from pinwatch.model.kernel import KernelFacts
@@ -146,6 +146,9 @@ class App:
             return self._failures(environ, start)
         if path == "/api/v1/why" and environ.get("pinwatch.local"):
             return self._why(environ, start)
+        if path == "/api/v1/state" and environ.get("pinwatch.local"):
+            body = json.dumps(state.document(self._latest()))
+            return _answer(start, "200 OK", body, "application/json")
         if path == "/api/v1/recording" and environ.get("pinwatch.local"):
             return self._recording(environ, start)
         return _answer(start, "404 Not Found", "not found\n")

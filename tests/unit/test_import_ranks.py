@@ -16,7 +16,7 @@ RANKS = {
     "host": 3,
     "pipeline": 4,
     "daemon": 5, "serve": 5, "web": 5, "history": 5, "journal": 5, "commands": 5,
-    "playback": 5, "recorder": 5, "taps": 5,
+    "playback": 5, "recorder": 5, "taps": 5, "top": 5,
     "cli": 6, "__main__": 6,
     "__init__": 0,
 }  # fmt: skip
@@ -27,8 +27,8 @@ ALLOWED = {
 }
 EFFECTS = {"os", "subprocess", "socket", "ctypes", "time", "threading", "select", "signal"}
 MAY_HAVE_EFFECTS = {
-    "host", "daemon", "serve", "web", "history", "journal", "commands", "recorder", "taps", "cli",
-    "__main__",
+    "host", "daemon", "serve", "web", "history", "journal", "commands", "recorder", "taps", "top",
+    "cli", "__main__",
 }  # fmt: skip
 # ctypes only describes bytes there, nothing is called
 PURE_USE = {("abi", "ctypes"), ("decode", "ctypes"), ("recording", "ctypes")}

@@ -1,0 +1,151 @@
+"""`pinwatch top`: VMs, their failures and what the host has left, on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+from pinwatch.commands import client
+from pinwatch.errors import NoDaemonError
+from pinwatch.expose import state
+from pinwatch.playback import Playback
+from pinwatch.settings import TABLE
+from pinwatch.top.frame import Scene, clock, draw
+from pinwatch.top.terminal import Ended, Terminal
+from pinwatch.top.view import View, moving, press
+
+INTERVAL_S = 2.0
+TIMEOUT_S = 5.0
+STEP_S = 1.0  # of a recording, at least that much for each frame
+Document = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = next(row.default for row in TABLE if row.name == "socket")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
+    source.add_argument("--replay", metavar="FILE", help="a recording; < and > step through it")
+    parser.add_argument("--once", action="store_true", help="print one frame")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _once(arguments)
+    try:
+        if arguments.replay:
+            playback = Playback(arguments.replay)
+            _replay(list(_steps(playback)))
+            playback.check()
+        else:
+            _live(arguments.socket)
+    except Ended as ended:
+        return 128 + ended.number
+    return 0
+
+
+def _once(arguments: argparse.Namespace) -> int:
+    if arguments.replay:
+        playback = Playback(arguments.replay)
+        scene = Scene(document=state.document(playback.end()), notice="end of the recording")
+    else:
+        playback = None
+        scene = Scene(document=_ask(arguments.socket))
+    size = shutil.get_terminal_size()
+    console = Console(highlight=False, emoji=False, markup=False, width=size.columns)
+    for line in draw(scene, View(), size.columns, size.lines - 1)[:-1]:
+        console.print(line)
+    if playback is not None:
+        playback.check()
+    return 0
+
+
+def _ask(socket: str) -> Document:
+    return client.get(socket, "/api/v1/state", timeout_s=TIMEOUT_S)
+
+
+# ---- live -----------------------------------------------------------------------------------
+
+
+class _Feed:
+    """Asks the daemon in a thread of its own, so that keys never wait for it."""
+
+    def __init__(self, socket: str, terminal: Terminal) -> None:
+        self._socket, self._terminal = socket, terminal
+        self.document = _ask(socket)
+        self.old: Document | None = None
+        self.gone = ""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(INTERVAL_S)
+            try:
+                new = _ask(self._socket)
+            except NoDaemonError:
+                self.gone = "the daemon does not answer"
+            else:
+                if new["time_s"] != self.document["time_s"]:
+                    self.old, self.document = self.document, new
+                self.gone = ""
+            self._terminal.wake()
+
+    @property
+    def scene(self) -> Scene:
+        document, notice = self.document, self.gone
+        age = time.time() - document["time_s"]
+        if notice or age > 30:
+            notice += f"{', ' if notice else ''}this is {age:.0f} s old"
+        return Scene(
+            document=document, moving=moving(self.old, document), notice=notice, wrong=bool(notice)
+        )
+
+
+def _live(socket: str) -> None:
+    _ask(socket)  # with no daemon at all, say so on the plain terminal
+    with Terminal() as terminal:
+        feed, view = _Feed(socket, terminal), View()
+        scene = feed.scene
+        while not view.quit:
+            scene = scene if view.paused else feed.scene
+            terminal.show(draw(scene, view, *terminal.size))
+            for key in terminal.keys(None):
+                view = press(view, key, scene.document)
+
+
+# ---- a recording ----------------------------------------------------------------------------
+
+
+def _steps(playback: Playback) -> Iterator[Document]:
+    """Its moments, those that lie too close together left out; the last is the end."""
+    last, snapshot = 0.0, None
+    for snapshot in playback.moments():
+        if snapshot.time_s - last >= STEP_S:
+            last = snapshot.time_s
+            yield state.document(snapshot)
+            snapshot = None
+    if snapshot is not None:
+        yield state.document(snapshot)
+
+
+def _replay(steps: list[Document]) -> None:
+    with Terminal() as terminal:
+        at, view = len(steps) - 1, View()
+        while not view.quit:
+            old = steps[at - 1] if at else None
+            where = (
+                f"recorded, {at + 1} of {len(steps)}, until {clock(steps[-1]['time_s'])}: < > steps"
+            )
+            scene = Scene(document=steps[at], moving=moving(old, steps[at]), notice=where)
+            terminal.show(draw(scene, view, *terminal.size))
+            for key in terminal.keys(None):
+                if key in ("<", ">", ",", ".") and not view.typing:
+                    at = min(max(at + (1 if key in (">", ".") else -1), 0), len(steps) - 1)
+                else:
+                    view = press(view, key, steps[at])

@@ -1,0 +1,123 @@
+"""`pinwatch top` in a real terminal (tmux): what it shows, and what it leaves behind.
+
+SCREENS=write renews the expected screens (`make screens`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENS = Path(__file__).parent / "screens"
+RECORDING = ROOT / "tests/replay/6.12-fragmented.jsonl.gz"
+SIZES = ((80, 24), (120, 40), (200, 60))
+
+
+class Tmux:
+    """A server of its own with one shell."""
+
+    def __init__(self, name: str, width: int, height: int) -> None:
+        self._name = name
+        shell = "env -u NO_COLOR TZ=UTC LC_ALL=C.UTF-8 PS1=ready PYTHONPATH=" + str(ROOT)
+        self.run("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height),
+                 f"{shell} bash --norc --noprofile")  # fmt: skip
+
+    def run(self, *words: str) -> str:
+        command = ("tmux", "-u", "-L", self._name, *words)
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def keys(self, *keys: str) -> None:
+        self.run("send-keys", *keys)
+
+    def screen(self, *options: str) -> str:
+        rows = self.run("capture-pane", "-p", *options).splitlines()
+        return "\n".join(row.rstrip() for row in rows) + "\n"
+
+    def state(self, what: str) -> str:
+        return self.run("display-message", "-p", what).strip()
+
+    def wait(self, text: str, *options: str) -> str:
+        for _ in range(200):
+            if text in (seen := self.screen(*options)):
+                return seen
+            time.sleep(0.05)
+        raise AssertionError(f"no {text!r} in:\n{seen}")
+
+
+@pytest.fixture
+def size() -> tuple[int, int]:
+    return SIZES[0]
+
+
+@pytest.fixture
+def tmux(size: tuple[int, int]) -> Iterator[Tmux]:
+    server = Tmux(f"pinwatch-test-{os.getpid()}", *size)
+    yield server
+    server.run("kill-server")
+
+
+def start(tmux: Tmux, before: str = "") -> None:
+    tmux.keys(f"{before} {sys.executable} -m pinwatch top --replay {RECORDING}", "Enter")
+    tmux.wait("newest failures")
+
+
+def compare(name: str, seen: str) -> None:
+    path = SCREENS / f"{name}.txt"
+    if os.environ.get("SCREENS") == "write":
+        path.write_text(seen)
+    assert seen == path.read_text()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_screens(tmux: Tmux, size: tuple[int, int]) -> None:
+    start(tmux)
+    name = f"{size[0]}x{size[1]}"
+    compare(f"list-{name}", tmux.wait("q quit"))
+    tmux.keys("Enter")
+    compare(f"detail-{name}", tmux.wait("q back"))
+    tmux.keys("q")
+    tmux.wait("q quit")
+    tmux.keys("?")
+    compare(f"help-{name}", tmux.wait("not there yet"))
+
+
+@pytest.mark.parametrize("signal", ["TERM", "HUP", "INT"])
+def test_the_terminal_is_clean_after_a_signal(tmux: Tmux, signal: str, tmp_path: Path) -> None:
+    before, after, pid = tmp_path / "before", tmp_path / "after", tmp_path / "pid"
+    tmux.keys(f"stty -a > {before}", "Enter")
+    start(tmux, f"sh -c 'echo $$ > {pid}; exec \"$@\"' -")
+    assert (tmux.state("#{alternate_on}"), tmux.state("#{cursor_flag}")) == ("1", "0")
+    os.kill(int(pid.read_text()), {"TERM": 15, "HUP": 1, "INT": 2}[signal])
+    tmux.keys(f"stty -a > {after}; echo en''ded", "Enter")
+    tmux.wait("ended")
+    assert (tmux.state("#{alternate_on}"), tmux.state("#{cursor_flag}")) == ("0", "1")
+    assert after.read_text() == before.read_text()
+
+
+def test_stopped_and_continued(tmux: Tmux) -> None:
+    start(tmux)
+    tmux.keys("C-z")
+    tmux.wait("Stopped")
+    assert (tmux.state("#{alternate_on}"), tmux.state("#{cursor_flag}")) == ("0", "1")
+    tmux.keys("fg", "Enter")
+    tmux.wait("newest failures")
+    assert tmux.state("#{alternate_on}") == "1"
+
+
+def test_another_size(tmux: Tmux) -> None:
+    start(tmux)
+    tmux.run("resize-window", "-x", "120", "-y", "40")
+    time.sleep(0.5)
+    compare("list-120x40", tmux.wait("by compaction"))
+
+
+def test_no_colour(tmux: Tmux) -> None:
+    start(tmux, "NO_COLOR=1")
+    assert "\x1b[3" not in tmux.wait("q quit", "-e").replace("\x1b[39m", "")
