@@ -358,12 +358,13 @@ class Reader:
         ).fetchall()
         return _unpack(found[0]["body"]) if len(found) == 1 else None
 
-    def moment(self, time_s: float) -> Document | None:
-        """The state as it was then: the newest that is not later."""
+    def moments(self, since_s: float, until_s: float) -> list[Document]:
+        """The states of the host in that time, in order."""
         found = self._db.execute(
-            "SELECT body FROM moments WHERE time_s <= ? ORDER BY time_s DESC LIMIT 1", (time_s,)
-        ).fetchone()
-        return _unpack(found["body"]) if found else None
+            "SELECT body FROM moments WHERE time_s BETWEEN ? AND ? ORDER BY time_s",
+            (since_s, until_s),
+        )
+        return [_unpack(one["body"]) for one in found]
 
 
 def _unpack(body: bytes) -> Document:

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from pinwatch.commands import client
-from pinwatch.errors import NoDaemonError
+from pinwatch.commands import client, events, times
+from pinwatch.errors import NoDaemonError, UsageError
 from pinwatch.expose import state
 from pinwatch.playback import Playback
 from pinwatch.settings import TABLE
@@ -23,6 +23,7 @@ from pinwatch.top.view import View, moving, press
 
 INTERVAL_S = 2.0
 TIMEOUT_S = 5.0
+AROUND_S = 3600.0
 STEP_S = 1.0  # of a recording, at least that much for each frame
 Document = dict[str, Any]
 
@@ -32,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
     source.add_argument("--replay", metavar="FILE", help="a recording; < and > step through it")
+    source.add_argument(
+        "--at", type=times.argument, metavar="TIME", help="of the history: 03:12, 2h ago, or ISO"
+    )
     parser.add_argument("--once", action="store_true", help="print one frame")
+    parser.add_argument("--state-dir", metavar="PATH", help="where the history lies")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,8 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.replay:
             playback = Playback(arguments.replay)
-            _replay(list(_steps(playback)))
+            steps = list(_steps(playback))
+            _step_through(steps, len(steps) - 1)
             playback.check()
+        elif arguments.at is not None:
+            _step_through(*_past(arguments))
         else:
             _live(arguments.socket)
     except Ended as ended:
@@ -54,6 +62,9 @@ def _once(arguments: argparse.Namespace) -> int:
     if arguments.replay:
         playback = Playback(arguments.replay)
         scene = Scene(document=state.document(playback.end()), notice="end of the recording")
+    elif arguments.at is not None:
+        steps, at = _past(arguments)
+        playback, scene = None, Scene(document=steps[at], notice=_date(steps[at]))
     else:
         playback = None
         scene = Scene(document=_ask(arguments.socket))
@@ -119,7 +130,22 @@ def _live(socket: str) -> None:
                 view = press(view, key, scene.document)
 
 
-# ---- a recording ----------------------------------------------------------------------------
+# ---- the past ---------------------------------------------------------------------------------
+
+
+def _past(arguments: argparse.Namespace) -> tuple[list[Document], int]:
+    """An hour of states on each side of that time, and which of them was the newest then."""
+    steps = events.reader(arguments).moments(arguments.at - AROUND_S, arguments.at + AROUND_S)
+    before = sum(one["time_s"] <= arguments.at for one in steps)
+    if not before:
+        raise UsageError(
+            "the history has no state of that time", hint="it has one a minute while pinwatch runs"
+        )
+    return steps, before - 1
+
+
+def _date(document: Document) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(document["time_s"]))
 
 
 def _steps(playback: Playback) -> Iterator[Document]:
@@ -134,13 +160,14 @@ def _steps(playback: Playback) -> Iterator[Document]:
         yield state.document(snapshot)
 
 
-def _replay(steps: list[Document]) -> None:
+def _step_through(steps: list[Document], at: int) -> None:
     with Terminal() as terminal:
-        at, view = len(steps) - 1, View()
+        view = View()
         while not view.quit:
             old = steps[at - 1] if at else None
             where = (
-                f"recorded, {at + 1} of {len(steps)}, until {clock(steps[-1]['time_s'])}: < > steps"
+                f"{_date(steps[at])}, {at + 1} of {len(steps)}, "
+                f"until {clock(steps[-1]['time_s'])}: < > steps"
             )
             scene = Scene(document=steps[at], moving=moving(old, steps[at]), notice=where)
             terminal.show(draw(scene, view, *terminal.size))

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from pinwatch import cli
+from pinwatch.aggregate.ledger import Ledger
 from pinwatch.commands import times
+from pinwatch.expose import state
 from pinwatch.history import FILE, Book, row
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.vm import Vm
-from tests.unit.make import VM, failure, slow_pin
+from tests.unit.make import TASK, VM, failure, slow_pin
 
 EVIL = "evil\x1b]0;owned\x07\nname"
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -152,3 +154,21 @@ def test_times(text: str, found: datetime) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises((ValueError, OverflowError)):
         times.parse(text, NOON)
+
+
+def test_top_of_the_past(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The state that was the newest at that time."""
+    now_s = time.time()
+    book = Book(tmp_path / FILE, lambda text: None)
+    for minutes, name in ((50, "early"), (20, "later")):
+        ledger = Ledger()
+        ledger.name_task(TASK.key, Vm(name=name))
+        moment = replace(ledger.snapshot(), time_s=now_s - 60 * minutes)
+        book.add((), [(moment.time_s, state.document(moment))])
+    book.close()
+    for at, name in (("40m", "early"), ("10m", "later")):
+        where = ("--once", "--at", at, "--state-dir", str(tmp_path))
+        code, out = pinwatch(capsys, "top", *where)
+        assert code == 0
+        assert f"> {name} " in out
+    assert cli.main(["top", "--once", "--at", "55m", "--state-dir", str(tmp_path)]) == 2

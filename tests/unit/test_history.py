@@ -95,18 +95,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert Reader(str(tmp_path)).event("dhqfj4w1k2") is None, "three begin so"
 
 
-def test_a_moment_is_the_newest_before(tmp_path: Path) -> None:
+def test_moments_of_a_time_are_read_in_order(tmp_path: Path) -> None:
     ledger = Ledger()
     for minute in (1, 2, 3):
         ledger.add_sample(sample(time_ns=minute * 60 * 1_000_000_000))
         with writing(tmp_path) as (book, _):
             book.add(ledger.snapshot())
     reader = Reader(str(tmp_path))
-    assert reader.moment(59) is None
-    for asked, found in ((60, 60), (179, 120), (9999, 180)):
-        moment = reader.moment(asked)
-        assert moment is not None
-        assert moment["time_s"] == found
+    for since, until, found in ((0, 59, []), (60, 120, [60, 120]), (61, 9999, [120, 180])):
+        assert [one["time_s"] for one in reader.moments(since, until)] == found
 
 
 def test_names_from_hostile_vms_come_back_as_they_are(tmp_path: Path) -> None:
@@ -161,8 +158,7 @@ def test_what_is_too_old_goes(tmp_path: Path) -> None:
     book.add(rows(1000), [(NOW_S, {}), (NOW_S + 999, {})])
     book.prune(Limits(age_s=100), NOW_S + 1000)
     assert book.events == 100 == len(list(Reader(str(tmp_path)).events(Wanted(limit=9999))))
-    assert Reader(str(tmp_path)).moment(NOW_S + 500) is None
-    assert Reader(str(tmp_path)).moment(NOW_S + 1000) == {}
+    assert len(Reader(str(tmp_path)).moments(0, NOW_S + 1000)) == 1
     book.close()
 
 
