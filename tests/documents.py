@@ -21,7 +21,7 @@ from rich.terminal_theme import MONOKAI
 
 from pinwatch.classify import holders, rules
 from pinwatch.commands import why
-from pinwatch.expose import stories, words
+from pinwatch.expose import state, stories, words
 from pinwatch.expose.plainly import PLAIN
 from pinwatch.model.event import Activity, MappingKind, Memlock, PinEnded
 from pinwatch.model.failure import Failure, SlowCause
@@ -30,12 +30,15 @@ from pinwatch.model.pin import Wait
 from pinwatch.model.reason import FailureReason
 from pinwatch.model.vm import Basis, Device, Platform, Vm
 from pinwatch.playback import Playback
+from pinwatch.top.frame import Scene, draw
+from pinwatch.top.view import View
 from tests.unit.make import activity, failure, folio, pin, slow_pin
 from tests.unit.test_classify import FOLIOS, PINS
 
 ROOT = Path(__file__).resolve().parents[1]
 WHY, PICTURE = ROOT / "docs/why.md", ROOT / "docs/pictures/why.svg"
-RECORDING = ROOT / "tests/replay/6.12-fragmented.jsonl.gz"
+TOP = ROOT / "docs/pictures/top.svg"
+RECORDING = ROOT / "tests/replay/6.12-plain.jsonl.gz"
 
 R = FailureReason
 VM = Vm(
@@ -169,13 +172,29 @@ def picture() -> str:
     """docs/pictures/why.svg: a terminal that shows the failure of a real recording."""
     os.environ["TZ"] = "UTC"
     time.tzset()
-    document = stories.document(Playback(str(RECORDING)).end())
+    document = stories.document(Playback(str(RECORDING)).end(), "web-01")
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     for pin_ in document["stories"]:
         console.print(why.told(pin_))
         for line in why.end(pin_["explanation"]):
             console.print(line)
-    svg = console.export_svg(title="pinwatch why", theme=MONOKAI, unique_id="why")
+    return _svg(console, "why")
+
+
+def picture_of_top() -> str:
+    """docs/pictures/top.svg: the same recording, while its VM still runs."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    failed = (s for s in Playback(str(RECORDING)).moments() if "web-01" in s.outlooks)
+    *_, moment = (s for s in failed if any(f.vm.name == "web-01" for f in s.failures))
+    console = Console(record=True, width=110, file=io.StringIO(), force_terminal=True)
+    for line in draw(Scene(document=state.document(moment)), View(), 110, 18):
+        console.print(line)
+    return _svg(console, "top")
+
+
+def _svg(console: Console, name: str) -> str:
+    svg = console.export_svg(title=f"pinwatch {name}", theme=MONOKAI, unique_id=name)
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # they lie on the web
 
 
@@ -183,6 +202,7 @@ def main() -> None:
     WHY.write_text(why_document())
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(picture())
+    TOP.write_text(picture_of_top())
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ _HELP = (
     ("pinned", "memory pinned since pinwatch started, not what is pinned now"),
     ("moved", "memory that pins moved out of ZONE_MOVABLE and CMA first"),
     ("now", "how much of that a second"),
-    ("memory", "█ may stay where it is  ▒ must move first  ? not known  · not there yet"),
+    ("memory", "█ may stay where it is  ▒ must move first"),
+    ("", "? not known  · not there yet"),
 )
 
 
@@ -80,7 +81,8 @@ def _head(scene: Scene, view: View) -> Iterator[Text]:
     if host["losses"]:
         kinds = ", ".join(f"{kind} {count}" for kind, count in host["losses"].items())
         yield Text(f"LOST  {kinds}: there may be more than is shown", "bold red")
-    if off := [hook for hook in host["hooks_off"] if hook["mode"] == "off"]:
+    # one without a symbol this kernel does not have, which is no fault
+    if off := [hook for hook in host["hooks_off"] if hook["mode"] == "off" and hook["symbol"]]:
         hooks = "; ".join(f"{hook['hook']} ({hook['reason']})" for hook in off)
         yield Text(f"OFF   {hooks}", "bold yellow")
     for one in document["stuck"][:2]:
@@ -88,21 +90,29 @@ def _head(scene: Scene, view: View) -> Iterator[Text]:
     if len(document["stuck"]) > 2:
         yield Text(f"      and {len(document['stuck']) - 2} more are stuck", "red")
     yield _free(host)
+    yield _moved(host)
     yield Text()
 
 
 def _free(host: Document) -> Text:
-    free, moved = host["free"], host["migrations"]
-    words = "free for pins: not read yet"
-    if free is not None:
-        words = f"free for pins {about(free['pinnable'])} of {about(free['pinnable_total'])}"
-        words += f"   only movable {about(free['movable'])}"
+    free = host["free"]
+    if free is None:
+        return Text("free for pins: not read yet")
+    words = f"free for pins {about(free['pinnable'])} of {about(free['pinnable_total'])}"
+    words += f"   only for what can move {about(free['movable'])}"
+    if free["cma_total"]:
         words += f"   CMA {about(free['cma'])} of {about(free['cma_total'])}"
-    failed = host["compaction"]["failed"]
-    return Text(
-        f"{words}   pages moved {moved['ok']:,.0f}, failed {moved['failed']:,.0f} "
-        f"({failed:,.0f} by compaction)"
-    )
+    return Text(words)
+
+
+def _moved(host: Document) -> Text:
+    moved, compaction = host["migrations"], host["compaction"]
+    words = f"pages moved {moved['ok']:,.0f}, not moved {moved['failed']:,.0f}"
+    if compaction["ok"] + compaction["failed"]:
+        words += f" (compaction {compaction['ok']:,.0f}, {compaction['failed']:,.0f})"
+    if failures := host["cma_alloc_failures"]:
+        words += f"   CMA allocations failed {failures:,}"
+    return Text(words)
 
 
 # ---- the list -------------------------------------------------------------------------------

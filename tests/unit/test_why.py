@@ -240,4 +240,8 @@ def test_the_picture_is_of_what_why_says() -> None:
     def shown(svg: str) -> list[str]:
         return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
-    assert shown(documents.PICTURE.read_text()) == shown(documents.picture()), "`make documents`"
+    for path, made in (
+        (documents.PICTURE, documents.picture()),
+        (documents.TOP, documents.picture_of_top()),
+    ):
+        assert shown(path.read_text()) == shown(made), "run `make documents`"
