@@ -13,7 +13,9 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -102,7 +104,8 @@ class History:
     def close(self) -> None:
         """Write what waits, for a second or two."""
         if self._thread.is_alive():
-            self._waiting.put(None)
+            with suppress(queue.Full):  # the disk hangs
+                self._waiting.put(None, timeout=1)
             self._thread.join(2)
 
     # ---- the thread -------------------------------------------------------------------------
@@ -110,7 +113,7 @@ class History:
     def _work(self) -> None:
         book: Book | None = None
         prune_at = retry_at = 0.0
-        going = True
+        going, told = True, False
         while going:
             batch, going = self._next()
             now = clock.monotonic_s()
@@ -121,12 +124,16 @@ class History:
                     self._note(lost=len(batch))
                     continue
                 self._write(book, batch)
+                batch = []  # they are safe, whatever comes
                 if now >= prune_at:
                     book.prune(self._limits, clock.wall_s())
                     prune_at = now + PRUNE_S
                 self._note(book, writable=True)
-            except (sqlite3.Error, OSError) as error:
-                self._refused(error)
+                told = False
+            except Exception as error:  # an entry that cannot be written ends no history either
+                if not told:
+                    self._log(f"no history is written to {self._path}: {error}")
+                told = True
                 self._note(lost=len(batch))
                 _close(book)
                 book, retry_at = None, now + AGAIN_S
@@ -162,10 +169,6 @@ class History:
             events=book.events if book else self._state.events,
             lost=self._state.lost + lost,
         )
-
-    def _refused(self, error: Exception) -> None:
-        if self._state.writable or not self._state.lost:
-            self._log(f"no history is written to {self._path}: {error}")
 
 
 def _close(book: Book | None) -> None:
@@ -218,7 +221,7 @@ class Book:
         gone = False
         while self._delete(now_s - limits.age_s):
             gone = True
-        while self.size_bytes > limits.size_bytes and self._delete(now_s):
+        while self.size_bytes > limits.size_bytes and self._delete(inf):
             gone = True
         if gone:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # so the file becomes shorter now

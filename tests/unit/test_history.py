@@ -162,6 +162,14 @@ def test_what_is_too_old_goes(tmp_path: Path) -> None:
     book.close()
 
 
+def test_what_a_wrong_clock_dated_ahead_counts_too(tmp_path: Path) -> None:
+    book = Book(tmp_path / FILE, lambda text: None)
+    book.add(rows(5000), ())
+    book.prune(Limits(size_bytes=1 << 20), NOW_S - 3600)
+    assert book.size_bytes <= 1 << 20
+    book.close()
+
+
 def test_the_second_of_the_same_id_is_the_same(tmp_path: Path) -> None:
     book = Book(tmp_path / FILE, lambda text: None)
     for _ in range(2):
@@ -278,6 +286,60 @@ def test_a_directory_that_cannot_be_is_told_once(tmp_path: Path) -> None:
         assert not book.state.writable
         assert len(said) == 1
         assert "Not a directory" in said[0]
+
+
+def test_a_disk_that_refuses_while_nothing_happens_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "AGAIN_S", 0.0)
+    (tmp_path / "file").write_text("")
+    with writing(tmp_path / "file" / "below") as (_, said):
+        time.sleep(2.5)
+    assert len(said) == 1
+
+
+def test_what_cannot_be_written_ends_no_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "AGAIN_S", 0.0)
+    with writing(tmp_path) as (book, said):
+        book.add(failure(id="broken", vm=replace(VM, alias="\udcff")))
+        until(lambda: book.lost == 1)
+        book.add(failure())
+        until(lambda: book.state.events == 1)
+        assert book.state.writable
+        assert any("no history is written" in text for text in said)
+
+
+def test_what_was_written_is_not_lost_when_pruning_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Book, "prune", refuse)
+    with writing(tmp_path) as (book, said):
+        book.add(failure())
+        until(lambda: bool(said))
+        until(lambda: Reader(str(tmp_path)).event(failure().id) is not None)
+        assert book.lost == 0
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "WAITING", 1)
+    hung = threading.Event()
+    monkeypatch.setattr(History, "_write", lambda *_: hung.wait())
+    book = History(str(tmp_path), Limits(), lambda text: None)
+    book.add(failure())
+    book.start()
+    until(book._waiting.empty)
+    book.add(failure())
+    began = time.monotonic()
+    book.close()
+    hung.set()
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("damage", [b"no database at all" * 300, "pages"])
