@@ -46,7 +46,6 @@ LAYOUTS = {
         kernel_args=_MOSTLY_MOVABLE,
         qemu_args=(*_MOVABLE_NODE, "-device", "edu"),
     ),
-    "idle": Layout(name="idle", memory="9G"),
     "storm": Layout(name="storm", memory="2G", kernel_args=("movablecore=1G",)),
     "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     # One CPU: probes that come and go while another CPU maps are what the emulator stumbles over.
