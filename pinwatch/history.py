@@ -253,7 +253,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
-            raise sqlite3.DatabaseError(f"schema {version} is of a newer pinwatch")
+            raise sqlite3.OperationalError(f"schema {version} is of a newer pinwatch")
         if not version:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")

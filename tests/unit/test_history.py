@@ -373,13 +373,18 @@ def test_what_waits_too_long_is_counted(tmp_path: Path, monkeypatch: pytest.Monk
     assert book.lost == 15
 
 
-def test_one_of_a_newer_schema_is_not_read(tmp_path: Path) -> None:
+def test_one_of_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     Book(tmp_path / FILE, lambda text: None).close()
     db = sqlite3.connect(tmp_path / FILE)
     db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(CannotRunError, match="another version"):
         Reader(str(tmp_path))
+    with writing(tmp_path) as (book, said):
+        book.add(failure())
+        until(lambda: book.lost == 1)
+    assert "of a newer pinwatch" in said[0]
+    assert [path.name for path in tmp_path.glob(f"{FILE}*") if "damaged" in path.name] == []
 
 
 def test_there_is_none_to_read(tmp_path: Path) -> None:
