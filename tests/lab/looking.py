@@ -25,7 +25,7 @@ from pathlib import Path
 from pinwatch import settings
 from pinwatch.attribute import Programs
 from pinwatch.expose import exposition
-from pinwatch.host import procfs
+from pinwatch.host import clock, procfs
 from pinwatch.host.looks import Looks, Subject
 from pinwatch.host.survey import Survey
 from pinwatch.model.kernel import KernelFacts
@@ -67,7 +67,7 @@ def idle() -> None:
 
 
 def _measure(what: str) -> None:
-    pipeline = Pipeline(KernelFacts(release=os.uname().release), time.time_ns())
+    pipeline = Pipeline(KernelFacts(release=os.uname().release), clock.wall_offset_ns())
     tasks = list(procfs.vmms(PROC, Programs()))
     for task in tasks:
         words = (PROC / str(task.tgid) / "cmdline").read_bytes().decode().split("\0")
