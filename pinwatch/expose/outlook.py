@@ -13,6 +13,7 @@ from pinwatch.expose.words import Explanation, who
 from pinwatch.model.forecast import Case, Forecast, Risk, Span, Verdict
 from pinwatch.model.placement import Backing, Cma, Limits, Mark, PageClass, Placement
 from pinwatch.model.vm import Vm
+from pinwatch.plain import to_plain
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _ADVICE = {
@@ -171,10 +172,8 @@ def as_json(vm: Vm | None, tgid: int, case: Case, forecast: Forecast) -> dict[st
         ],
         "headroom_bytes": forecast.headroom_bytes,
         "forecast": {key: value for key, value in asdict(forecast).items() if key != "risks"},
-        "limits": {
-            **asdict(case.limits),
-            "nodes": None if case.limits.nodes is None else sorted(case.limits.nodes),
-        },
+        "limits": to_plain(case.limits),
+        "free": to_plain(case.free),
         "placement": _placement(place),
         "explanation": {"headline": told.headline, "paragraphs": told.paragraphs},
     }

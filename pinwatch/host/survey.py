@@ -28,7 +28,7 @@ _SINCE_6_5 = "vma_needs_dirty_tracking"  # came with 54cbbbf3faf9, for 8ac268436
 
 class Survey:
     """The host as it was read last. `cma`: where its CMA areas lie, if somebody has read that from
-    the kernel. `by_type`: read free memory by migratetype as well, where CMA makes that matter.
+    the kernel. `by_type`: read free memory by migratetype as well.
     CannotRunError where /proc does not tell enough."""
 
     def __init__(
@@ -43,9 +43,7 @@ class Survey:
         self._proc, self._sysfs, self._kmsg, self._cma = proc, sysfs, kmsg, cma
         self._rules: PinRules | None = None
         self._layout: tuple[tuple[int, ...], ...] = ()
-        self.free = zones.read_free(proc, sysfs)
-        if by_type and any(zone.cma for zone in self.free.zones if zone.pinnable):
-            self.free = zones.read_free(proc, sysfs, by_type=True)
+        self.free = zones.read_free(proc, sysfs, by_type=by_type)
         self._place()
 
     def refresh(self) -> None:

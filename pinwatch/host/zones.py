@@ -26,12 +26,12 @@ def read_free(proc: Path, sysfs: Path, *, by_type: bool = False) -> FreeMemory:
     """All of it. CannotRunError when there is no /proc/zoneinfo to read."""
     try:
         zoneinfo, buddyinfo = (proc / "zoneinfo").read_text(), (proc / "buddyinfo").read_text()
-        types = _types((proc / "pagetypeinfo").read_text()) if by_type else {}
         meminfo = (proc / "meminfo").read_text()
     except OSError as error:
         raise CannotRunError(
             f"cannot read {error.filename}: {error.strerror}", hint="run as root"
         ) from None
+    types = _types(proc) if by_type else {}
     swap = re.search(r"^SwapFree: +(\d+) kB", meminfo, re.MULTILINE)
     slab = re.search(r"^SReclaimable: +(\d+) kB", meminfo, re.MULTILINE)
     return FreeMemory(
@@ -94,8 +94,13 @@ def _orders(buddyinfo: str) -> dict[Key, tuple[int, ...]]:
     return found
 
 
-def _types(pagetypeinfo: str) -> ByType:
-    """Free blocks by migratetype. A count that the kernel gave up on (">100000") is that."""
+def _types(proc: Path) -> ByType:
+    """Free blocks by migratetype; nothing where it may not be read. A count that the kernel gave up
+    on (">100000") is that."""
+    try:
+        pagetypeinfo = (proc / "pagetypeinfo").read_text()
+    except OSError:
+        return {}
     lines = re.findall(r"^Node +(\d+), zone +(\w+), type +(\w+) +(.*)$", pagetypeinfo, re.MULTILINE)
     found: dict[Key, list[tuple[str, tuple[int, ...]]]] = {}
     for node, zone, kind, counts in lines:

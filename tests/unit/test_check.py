@@ -246,3 +246,10 @@ def test_what_is_pinned_already_is_told() -> None:
 def test_dirty_memory_is_told() -> None:
     dirty = replace(page("Movable"), marks=frozenset({Mark.DIRTY}))
     assert "1 MiB is dirty" in told(place((dirty, MIB), guest=GIB))
+
+
+def test_the_free_side_is_in_the_json() -> None:
+    case = Case(placement=placement(), free=free(), limits=Limits(nodes=frozenset({1, 0})))
+    said = json.loads(json.dumps(outlook.as_json(VM, 7, case, forecast(case))))
+    assert [zone["name"] for zone in said["free"]["zones"]] == ["Normal", "Movable"]
+    assert said["limits"]["nodes"] == [0, 1]
