@@ -81,10 +81,11 @@ def _job(layout: str) -> tuple[str, ...]:
     return ("forecast" if layout in _FORECASTS else "scenarios", layout)
 
 
-def in_guest(layout: str, *names: str) -> pytest.MarkDecorator:
-    """The test takes a `run`: of that layout, on each of these kernels."""
-    cases = [(name, layout) for name in names]
-    return pytest.mark.parametrize("run", cases, ids=names, indirect=True)
+def in_guest(layout: str, *names: str, full: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """The test takes a `run`: of that layout, on each of these kernels; of `full` with --full."""
+    cases = [pytest.param((name, layout), id=name) for name in names]
+    cases += [pytest.param((name, layout), id=name, marks=pytest.mark.full) for name in full]
+    return pytest.mark.parametrize("run", cases, indirect=True)
 
 
 @pytest.fixture(scope="session")
