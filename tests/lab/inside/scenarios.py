@@ -27,7 +27,7 @@ Result = dict[str, Any]
 Scenario = Callable[[], Result]
 
 RECORDING = "/tmp/recording.jsonl.gz"
-LOOKING_PERCENT = "10"  # emulated, a look takes thirty times as long
+LOOKING_PERCENT = "25"  # emulated, a look takes thirty times as long
 BURST = 8_000  # of processes; the socket holds some 5000 messages
 _BURST = "$SIG{CHLD} = q(IGNORE); for (1 .. $ARGV[0]) { fork // die $! or POSIX::_exit(0) }"
 METRICS = "metrics.txt"
