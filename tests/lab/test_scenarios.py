@@ -145,6 +145,15 @@ def test_real_qemu_fails_and_is_explained_after_its_death(run: LabRun) -> None:
 
 
 @plain
+def test_what_is_sent_to_a_colleague_tells_no_names(run: LabRun) -> None:
+    """`pinwatch record --redact` after the failure of web-01, and of one before."""
+    seen = run.scenario("for_a_colleague").workload
+    assert seen["reasons"] == ["extra_ref_plain", "extra_ref_plain"]
+    assert len(set(seen["names"])) == 2
+    assert not seen["told"]
+
+
+@plain
 def test_vms_are_known_when_they_start_and_gone_when_they_end(run: LabRun) -> None:
     seen = run.scenario("lives")
     assert seen.workload["started"] is not None

@@ -126,18 +126,22 @@ def daemon_pid() -> int:
     return found
 
 
+def pinwatch(*words: str) -> str:
+    """What a command prints. RuntimeError with its complaint when it fails."""
+    done = subprocess.run([*PINWATCH, *words], capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pinwatch {words[0]}: {done.stderr.decode()[-2000:]}")
+    return done.stdout.decode()
+
+
 def why(*arguments: str) -> str:
     """`pinwatch why` as a user would read it."""
-    done = subprocess.run([*PINWATCH, "why", *arguments], capture_output=True, check=True)
-    return done.stdout.decode()
+    return pinwatch("why", *arguments)
 
 
 def events(vm: str) -> list[dict[str, Any]]:
     """`pinwatch events --json` of a VM: from the history on disk."""
-    done = subprocess.run(
-        [*PINWATCH, "events", "--json", "--vm", vm], capture_output=True, check=True
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in pinwatch("events", "--json", "--vm", vm).splitlines()]
 
 
 def pins(kind: str = "failures", *, limit: int = 1000) -> list[dict[str, Any]]:

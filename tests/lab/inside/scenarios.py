@@ -7,6 +7,8 @@ the host's side do (tests/lab/test_scenarios.py).
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
 import signal
@@ -102,6 +104,19 @@ def real_qemu() -> Result:
         }  # fmt: skip
     Path(path).unlink()
     return result
+
+
+def for_a_colleague() -> Result:
+    """After the failure: `pinwatch record --redact`, and what that replays to."""
+    output = "/tmp/redacted.jsonl.gz"
+    host.pinwatch("record", "--redact", "--output", output)
+    said = json.loads(host.pinwatch("replay", "--json", output))
+    text = gzip.decompress(Path(output).read_bytes()) + json.dumps(said).encode()
+    return {
+        "reasons": [one["reason"] for one in said],
+        "names": [one["vm"]["name"] for one in said],
+        "told": [name for name in ("web-01", "6f3a1c52", "/dev/shm/") if name.encode() in text],
+    }
 
 
 def lives() -> Result:
@@ -229,8 +244,8 @@ def cma_held() -> Result:
 
 LAYOUTS: dict[str, tuple[Scenario, ...]] = {
     "plain": (
-        module_later, plain_success, held_page, real_qemu, lives, hints, looked_at, drop_caches,
-        memlock, no_destination,
+        module_later, plain_success, held_page, real_qemu, for_a_colleague, lives, hints,
+        looked_at, drop_caches, memlock, no_destination,
     ),
     "fragmented": (founding_report,),
     "cma": (looked_at, cma_success, cma_held),
