@@ -12,7 +12,7 @@ from tests.lab.outcome import Status
 
 WITHIN = 95  # of 100 samples
 
-forecast = in_guest("forecast", "6.1", "7.2", full=("6.12",))
+forecast = in_guest("forecast", "7.2", full=("6.1", "6.12"))
 cma = in_guest("forecast-cma", "7.2")
 
 
