@@ -110,7 +110,7 @@ def _rows(
 ) -> None:
     writer = csv.writer(sys.stdout)
     for one in _all(found, arguments, book, wanted):
-        writer.writerow([one[column] for column in COLUMNS])
+        writer.writerow([printable(str(one[column]), MAX_LINE) for column in COLUMNS])
         sys.stdout.flush()
 
 

@@ -90,9 +90,11 @@ def test_a_hostile_name_does_not_reach_the_terminal_raw(
     book = Book(tmp_path / FILE, lambda text: None)
     book.add([row(failure(vm=replace(VM, name=EVIL)))], ())
     book.close()
-    _, out = pinwatch(capsys, "events", "--state-dir", str(tmp_path))
-    assert "\x1b" not in out
-    assert "\x07" not in out
+    for shape in ((), ("--csv",), ("--json",)):
+        _, out = pinwatch(capsys, "events", *shape, "--state-dir", str(tmp_path))
+        assert "evil" in out
+        assert "\x1b" not in out
+        assert "\x07" not in out
 
 
 def test_why_of_the_past(capsys: pytest.CaptureFixture[str], directory: str) -> None:
