@@ -56,7 +56,7 @@ looking: setup ## what looking at the memory of 100 idle VMs costs on this machi
 cost: setup ## instructions a page of a VFIO map with and without pinwatch (an hour)
 	@$(PYTHON) -m tests.lab.cost
 
-documents: $(PYTHON) ## write docs/why.md and the pictures anew from what the program says
+documents: $(PYTHON) ## write docs/why.md, docs/reference.md and the pictures anew from the program
 	@$(PYTHON) -m tests.documents
 
 lab-shell: setup ## a root shell in a guest (KERNEL=6.1, 6.12 or 7.2)

@@ -18,16 +18,15 @@ from prometheus_client.core import Metric
 from pinwatch import attribute, decode, history, serve
 from pinwatch.errors import CannotRunError, PinwatchError
 from pinwatch.expose import log
-from pinwatch.expose.log import Line
-from pinwatch.expose.metrics import (
+from pinwatch.expose.catalogue import (
     BROKEN,
     HISTORY_BYTES,
     HISTORY_EVENTS,
     HISTORY_WRITABLE,
     REFUSED,
-    counter_family,
-    gauge_family,
 )
+from pinwatch.expose.log import Line
+from pinwatch.expose.metrics import counter_family, gauge_family
 from pinwatch.history import History
 from pinwatch.host import clock, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
@@ -39,6 +38,7 @@ from pinwatch.journal import Log, Pins
 from pinwatch.model.event import ModuleLoaded
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.kernel import HookState, Mode
+from pinwatch.model.loss import LossKind
 from pinwatch.model.sample import TaskKey, TaskTotals
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import SeriesLimits
@@ -285,7 +285,7 @@ class Daemon:
         for item in items:
             self._feed(item)
         if self._lives.errors > errors:
-            self._feed(Lost("vm_evidence", self._lives.errors - errors))
+            self._feed(Lost(LossKind.VM_EVIDENCE, self._lives.errors - errors))
 
     def _feed(self, item: Item) -> Outcome | None:
         self._recorder.take(item)
@@ -317,10 +317,10 @@ class Daemon:
             self._hooks = states
             self._feed(HooksChanged(states))
         if lost := self._recorder.new_losses():
-            self._feed(Lost("recording", lost))
+            self._feed(Lost(LossKind.RECORDING, lost))
         if self._history is not None and (lost := self._history.lost - self._history_lost):
             self._history_lost += lost
-            self._feed(Lost("history", lost))
+            self._feed(Lost(LossKind.HISTORY, lost))
         self._feed(Published())
         self._snapshot: Snapshot = self._pipeline.snapshot()
         self._recorder.published()
@@ -340,7 +340,7 @@ class Daemon:
             self._feed(item)
         if lost := self._looks.given_up - self._given_up:
             self._given_up += lost
-            self._feed(Lost("placement", lost))
+            self._feed(Lost(LossKind.PLACEMENT, lost))
         self._looks.watch(
             [Subject(task, vm.platform.raises_memlock) for task, vm in self._pipeline.vms]
         )
@@ -360,8 +360,9 @@ class Daemon:
     def _own_metrics(self) -> Iterator[Metric]:
         """What no snapshot has."""
         servers = (self._tcp, self._unix)
-        yield counter_family(REFUSED, {(): sum(server.refused for server in servers)})
-        yield counter_family(BROKEN, {(): sum(server.broken for server in servers)})
+        since_s = self._snapshot.started_s
+        yield counter_family(REFUSED, {(): sum(server.refused for server in servers)}, since_s)
+        yield counter_family(BROKEN, {(): sum(server.broken for server in servers)}, since_s)
         if self._history is not None:
             state = self._history.state
             yield gauge_family(HISTORY_WRITABLE, {(): int(state.writable)})

@@ -17,6 +17,7 @@ from pinwatch.model.failure import Failure, SlowPin, StuckPin, event_id
 from pinwatch.model.forecast import Case, Outlook
 from pinwatch.model.hint import HintGiven
 from pinwatch.model.kernel import KernelFacts
+from pinwatch.model.loss import LossKind
 from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
@@ -49,7 +50,7 @@ class Pipeline:
     ) -> None:
         self._facts = facts
         self._wall_offset_ns = wall_offset_ns
-        self._ledger = Ledger(limits)
+        self._ledger = Ledger(limits, wall_offset_ns)
         self._symbols: dict[int, str] = {}
         self._io_in_flight: tuple[str, ...] = ()
         self._programs = attribute.Programs()
@@ -128,7 +129,7 @@ class Pipeline:
         try:
             event = decode(data, self._facts)
         except DecodeError:
-            self._ledger.add_loss("undecodable")
+            self._ledger.add_loss(LossKind.UNDECODABLE)
             return None
         match event:
             case TaskSeen():
@@ -245,4 +246,4 @@ class Pipeline:
         return self._ledger.is_vm(key)
 
     def snapshot(self) -> Snapshot:
-        return self._ledger.snapshot(self._wall_offset_ns)
+        return self._ledger.snapshot()

@@ -23,14 +23,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import gzip_accepted
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from pinwatch import __version__
 from pinwatch.errors import CannotRunError
 from pinwatch.expose import as_json, state, stories
-from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, expose
+from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, Format, expose
 from pinwatch.expose.stories import is_called
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
@@ -38,7 +37,6 @@ from pinwatch.settings import listen_address
 
 REQUEST_TIMEOUT_S = 10  # a stuck client must not hold a thread
 MAX_REQUESTS = 16  # at once, of each server, unless configured
-TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
 GZIP_LEVEL = 1  # the default takes thirty times as long, and saves a third
 DEFAULT_LIMIT = 100
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
@@ -73,28 +71,29 @@ class Scrapes:
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._exposition = Exposition((), ())
-        self._answers: dict[tuple[bool, bool], list[bytes]] = {}
+        self._answers: dict[tuple[str, bool], list[bytes]] = {}
 
     def __call__(self, environ: Environ, start: StartResponse) -> Response:
         openmetrics = "application/openmetrics-text" in environ.get("HTTP_ACCEPT", "")
+        form = OPENMETRICS if openmetrics else TEXT
         zipped = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
-        parts = self._answer(openmetrics, zipped)
+        parts = self._answer(form, zipped)
         headers = [
-            ("Content-Type", OPENMETRICS_TYPE if openmetrics else TEXT_TYPE),
+            ("Content-Type", form.content_type),
             ("Content-Length", str(sum(map(len, parts)))),
         ]
         start("200 OK", headers + [("Content-Encoding", "gzip")] * zipped)
         return parts
 
-    def _answer(self, openmetrics: bool, zipped: bool) -> list[bytes]:
+    def _answer(self, form: Format, zipped: bool) -> list[bytes]:
         """Who comes while another renders waits for it, and gets the same."""
         with self._lock:
             snapshot = self._latest()
             if snapshot is not self._snapshot:
                 self._render(snapshot)
-            key = (openmetrics, zipped)
+            key = (form.content_type, zipped)
             if key not in self._answers:
-                parts = self._exposition.encode(OPENMETRICS if openmetrics else TEXT)
+                parts = self._exposition.encode(form)
                 whole = [gzip.compress(b"".join(parts), GZIP_LEVEL)] if zipped else parts
                 self._answers[key] = whole
             return self._answers[key]

@@ -1,7 +1,8 @@
-"""`python -m tests.documents`: write docs/why.md and docs/pictures/why.svg anew (`make documents`).
+"""`python -m tests.documents`: write docs/why.md, docs/reference.md and docs/pictures/*.svg anew
+(`make documents`).
 
-The first has what `pinwatch why` says of a typical failure for every reason; the second is a
-picture of it for a failure of the lab, from its recording.
+The first has what `pinwatch why` says of a typical failure for every reason, the second all
+metrics; the pictures show `why` and `top` for a failure of the lab, from its recording.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pinwatch.model.vm import Basis, Device, Platform, Vm
 from pinwatch.playback import Playback
 from pinwatch.top.frame import Scene, draw
 from pinwatch.top.view import View
+from tests.reference import REFERENCE, reference_document
 from tests.unit.make import activity, failure, folio, pin, slow_pin
 from tests.unit.test_classify import FOLIOS, PINS
 
@@ -200,6 +202,7 @@ def _svg(console: Console, name: str) -> str:
 
 def main() -> None:
     WHY.write_text(why_document())
+    REFERENCE.write_text(reference_document())
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(picture())
     TOP.write_text(picture_of_top())

@@ -163,6 +163,12 @@ class Census:
         if home.vm.folded and not home.tasks:
             del self._vms[home.vm.name]
 
+    def begin(self, now_s: float) -> None:
+        """Whoever is new counts from now on (wall clock)."""
+        for resident in (*self._others.values(), *self._vms.values()):
+            if not resident.series.since_s:
+                resident.series.since_s = now_s
+
     def retire(self, now_ns: int) -> None:
         """Let go of VMs that have been gone for so long that everyone has seen their series."""
         last = now_ns - self._limits.retention_ns

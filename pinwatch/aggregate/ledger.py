@@ -9,6 +9,7 @@ import errno
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from pinwatch.aggregate.census import Census
 from pinwatch.model.event import PinEnded
@@ -19,7 +20,7 @@ from pinwatch.model.kernel import HookState
 from pinwatch.model.pin import PinSource
 from pinwatch.model.placement import FreeMemory
 from pinwatch.model.sample import Durations, KernelSample, TaskKey, TaskTotals
-from pinwatch.model.snapshot import Counters, Labels, Snapshot
+from pinwatch.model.snapshot import Counters, Exemplar, Labels, Snapshot
 from pinwatch.model.vm import Device, SeriesLimits, Vm
 
 KEPT_FAILURES = 1000
@@ -28,8 +29,10 @@ KEPT_FAILURES = 1000
 class Ledger:
     """All counters since the daemon started."""
 
-    def __init__(self, limits: SeriesLimits | None = None) -> None:
+    def __init__(self, limits: SeriesLimits | None = None, wall_offset_ns: int = 0) -> None:
+        """The offset is what CLOCK_MONOTONIC is behind the wall clock."""
         self._census = Census(limits or SeriesLimits())
+        self._wall_offset_ns = wall_offset_ns
         self._host_counters: dict[str, dict[Labels, float]] = {}
         self._totals: dict[tuple[TaskKey, PinSource], TaskTotals] = {}
         self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
@@ -43,6 +46,8 @@ class Ledger:
         self._number = 0
         self._rescans = 0
         self._now_ns = 0  # of the newest sample, CLOCK_MONOTONIC
+        self._started_s = 0.0  # of the first one, wall clock
+        self._duration_exemplars: dict[tuple[str, bool], dict[int, Exemplar]] = {}
         self._free: FreeMemory | None = None
         self._looking_cpu_s = 0.0
 
@@ -119,7 +124,8 @@ class Ledger:
         """Count a failed pin by VM, reason, holder, zone and order."""
         self._failures.append(failure)
         pin, reason = failure.pin, failure.reason
-        add = self._census.series_of(pin.task.key).add
+        series = self._census.series_of(pin.task.key)
+        add = partial(series.add, time_s=failure.time_s, event_id=failure.id)
         add("pinwatch_longterm_pin_failures_total", (pin.source, reason, failure.holder.holder), 1)
         if pin.source is PinSource.VFIO_TYPE1:
             add("pinwatch_vfio_map_failures_total", (errno_name(pin.errno), reason), 1)
@@ -132,17 +138,30 @@ class Ledger:
         if pin.split_failed:
             error = errno_name(pin.split_errno)
             add("pinwatch_thp_split_failures_total", (error,), pin.split_failed)
+        self._add_duration(failure, failed=True)
 
     def add_slow(self, slow: SlowPin) -> None:
         """Count a slow pin by VM, source and cause."""
         self._slow.append(slow)
-        series = self._census.series_of(slow.pin.task.key)
-        series.add("pinwatch_longterm_slow_pins_total", (slow.pin.source, slow.cause), 1)
+        self._census.series_of(slow.pin.task.key).add(
+            "pinwatch_longterm_slow_pins_total", (slow.pin.source, slow.cause), 1,
+            time_s=slow.time_s, event_id=slow.id,
+        )  # fmt: skip
+        self._add_duration(slow, failed=False)
+
+    def _add_duration(self, of: Failure | SlowPin, *, failed: bool) -> None:
+        """The kernel side has counted it; this is who it was."""
+        took_ns = of.pin.duration_ns
+        slot = (took_ns - 1).bit_length() if took_ns else 0
+        newest = self._duration_exemplars.setdefault((str(of.pin.source), failed), {})
+        newest[slot] = Exemplar(of.id, took_ns / 1e9, of.time_s)
 
     def add_hint(self, key: TaskKey, hint: HintGiven) -> None:
         """Count what a VM's process said of its memory, and keep the newest of it."""
         labels = (hint.hint, hint.timing, errno_name(hint.errno) if hint.errno else "")
-        self._census.series_of(key).add("pinwatch_vm_hints_total", labels, 1)
+        self._census.series_of(key).add(
+            "pinwatch_vm_hints_total", labels, 1, time_s=self._wall_s(hint.time_ns)
+        )
         self._census.add_hint(key, hint)
 
     def name_callers(self, caller: Callable[[PinEnded], tuple[str, ...]]) -> None:
@@ -160,6 +179,9 @@ class Ledger:
     def add_sample(self, sample: KernelSample) -> None:
         """Take over the counters that the kernel side keeps: absolute values. Its time is now."""
         self._now_ns = max(self._now_ns, sample.time_ns)
+        now_s = self._wall_s(self._now_ns)
+        self._started_s = self._started_s or now_s
+        self._census.begin(now_s)
         self._census.retire(self._now_ns)
         self._durations = sample.durations
         self._kernel_losses = sample.losses
@@ -182,7 +204,8 @@ class Ledger:
         if new == old:
             return
         self._totals[(new.task, new.source)] = new
-        add, labels = self._census.series_of(new.task).add, (new.source,)
+        series, labels = self._census.series_of(new.task), (new.source,)
+        add = partial(series.add, time_s=self._wall_s(self._now_ns))
         add("pinwatch_longterm_pins_total", labels, new.pins - _of(old, "pins"))
         add("pinwatch_longterm_pinned_pages_total", labels, new.pages - _of(old, "pages"))
         add("pinwatch_pin_migrated_pages_total", (), new.migrated - _of(old, "migrated"))
@@ -203,21 +226,27 @@ class Ledger:
     def set_hooks(self, hooks: tuple[HookState, ...]) -> None:
         self._hooks = hooks
 
-    def snapshot(self, wall_offset_ns: int = 0) -> Snapshot:
-        """All of it, frozen. The offset is what CLOCK_MONOTONIC is behind the wall clock."""
+    def _wall_s(self, time_ns: int) -> float:
+        return (time_ns + self._wall_offset_ns) / 1e9
+
+    def snapshot(self) -> Snapshot:
+        """All of it, frozen."""
         shown = self._census.shown
         own: Counters = {
             "pinwatch_vms_folded_total": {(): self._census.folded},
             "pinwatch_process_rescans_total": {(): self._rescans},
         }
         return Snapshot(
-            time_s=(self._now_ns + wall_offset_ns) / 1e9,
+            time_s=self._wall_s(self._now_ns),
+            started_s=self._started_s,
             vms=tuple(resident.vm for resident in shown),
             hints={r.vm.name: tuple(r.hints) for r in shown if r.hints},
             devices={r.vm.name: r.devices for r in shown if r.devices},
             host_counters={**self._host_counters, **own},
             vm_counters={resident.vm.name: resident.series.frozen() for resident in shown},
+            vm_marks={r.vm.name: r.series.marks for r in shown if r.series.marks},
             durations=self._durations,
+            duration_exemplars={of: dict(by) for of, by in self._duration_exemplars.items()},
             losses={**self._kernel_losses, **self._losses},
             reconciliation=dict(self._reconciliation),
             hooks=self._hooks,

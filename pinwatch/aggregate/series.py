@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pinwatch.model.pin import PinSource
 from pinwatch.model.reason import FailureReason
-from pinwatch.model.snapshot import Counters, Labels
+from pinwatch.model.snapshot import Counters, Exemplar, Labels, Mark, Marks
 
 # Where user space does not get ENOMEM, normally.
 _FIRST_ERRNO = {
@@ -58,14 +58,42 @@ class Series:
     that snapshots share all that stands still, and idle VMs share their zeros."""
 
     def __init__(self) -> None:
+        self.since_s = 0.0  # wall clock, of the first sample that had it; 0 before
         self._counters = dict(FIRST)
+        self._marks: dict[str, Mapping[Labels, Mark]] = {}
 
-    def add(self, metric: str, labels: Labels, amount: float) -> None:
-        """`labels` are the values without the VM, in the order of expose/metrics.py."""
+    def add(
+        self,
+        metric: str,
+        labels: Labels,
+        amount: float,
+        *,
+        time_s: float = 0.0,
+        event_id: str = "",
+    ) -> None:
+        """`labels` are the values without the VM, in the order of expose/catalogue.py. `time_s` is
+        when what is counted happened, `event_id` which event it was."""
+        if not amount:
+            return
         values = self._counters.get(metric, {})
         key = tuple(map(str, labels))
         self._counters[metric] = {**values, key: values.get(key, 0) + amount}
+        self._mark(metric, key, time_s, Exemplar(event_id, amount, time_s) if event_id else None)
+
+    def _mark(self, metric: str, key: Labels, time_s: float, exemplar: Exemplar | None) -> None:
+        """What was there at 0 counts since then; any other since it counted first."""
+        marks = self._marks.get(metric, {})
+        old = marks.get(key)
+        if old is not None and exemplar is None:
+            return
+        since_s = (self.since_s or time_s) if key in FIRST.get(metric, ()) else time_s
+        self._marks[metric] = {**marks, key: Mark(old.created_s if old else since_s, exemplar)}
 
     def frozen(self) -> Counters:
         """As they stand now."""
         return dict(self._counters)
+
+    @property
+    def marks(self) -> Marks:
+        """Of those that have counted."""
+        return dict(self._marks)

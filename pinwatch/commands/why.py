@@ -18,10 +18,17 @@ from pinwatch.commands import client, events, times
 from pinwatch.errors import UsageError
 from pinwatch.expose import stories
 from pinwatch.history import Wanted
+from pinwatch.model.loss import LossKind
 from pinwatch.playback import Playback
 from pinwatch.settings import TABLE
 
-_NO_FAILURE_LOST = ("vm_evidence", "placement", "hints_full", "recording")
+_NO_FAILURE_LOST = (
+    LossKind.VM_EVIDENCE,
+    LossKind.PLACEMENT,
+    LossKind.HINTS_FULL,
+    LossKind.RECORDING,
+    LossKind.HISTORY,
+)
 MAX_WIDTH = 110  # lines that are longer are hard to read
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from pinwatch.expose.metrics import (
+from pinwatch.expose.catalogue import (
     VM_ALLOCATE,
     VM_AT_RISK,
     VM_AVAILABLE,

@@ -27,6 +27,7 @@ from pinwatch.host.compat import Hook
 from pinwatch.host.probe import possible_cpus
 from pinwatch.host.sysfs import cma_areas
 from pinwatch.model.kernel import HookState, Mode
+from pinwatch.model.loss import LossKind
 from pinwatch.model.sample import (
     Durations,
     KernelSample,
@@ -186,7 +187,7 @@ class Probes:
             totals=self._totals(),
             durations=self._durations(),
             witnesses=witnesses,
-            losses={**self._counters("losses", layout.LOSS_NAMES), "missed": self._missed()},
+            losses={**self._counters("losses", layout.LOSS_NAMES), LossKind.MISSED: self._missed()},
             migrations=migrations,
             split_errors=self._counters("split_errors", layout.SPLIT_ERROR_NAMES),
             cma_failures=self._cma_failures(),

@@ -17,9 +17,29 @@ Labels = tuple[str, ...]
 Counters = Mapping[str, Mapping[Labels, float]]  # metric name -> label values -> value
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """An event that a counter has counted."""
+
+    event_id: str  # of a Failure or SlowPin
+    value: float  # what it added; of durations, how long it took (s)
+    time_s: float  # wall clock
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What OpenMetrics says beside a sample: since when it counts, and the newest event in it."""
+
+    created_s: float  # wall clock
+    exemplar: Exemplar | None = None
+
+
+Marks = Mapping[str, Mapping[Labels, Mark]]  # as Counters, of those that have counted anything
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Counters by label values, in the order that expose/metrics.py declares."""
+    """Counters by label values, in the order that expose/catalogue.py declares."""
 
     time_s: float  # wall clock, of the newest sample
     vms: tuple[Vm, ...]  # those with series of their own, and what stands for others (~host)
@@ -37,6 +57,12 @@ class Snapshot:
     free: FreeMemory | None = None  # the host's, when it was last read
     outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # by vm label
     looking_cpu_s: float = 0.0  # what it took to look at the memory of VMs
+    started_s: float = 0.0  # wall clock, of the first sample: all counters of the host began at 0
+    vm_marks: Mapping[str, Marks] = field(default_factory=dict)  # by vm label
+    # Of failed and slow pins: source, and whether it failed -> slot -> the newest.
+    duration_exemplars: Mapping[tuple[str, bool], Mapping[int, Exemplar]] = field(
+        default_factory=dict
+    )
 
     @property
     def counters(self) -> dict[str, dict[Labels, float]]:

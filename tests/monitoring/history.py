@@ -15,15 +15,14 @@ from prometheus_client.core import Metric
 
 from pinwatch import recording
 from pinwatch.expose import exposition
-from pinwatch.expose.metrics import (
+from pinwatch.expose.catalogue import (
     BROKEN,
     HISTORY_BYTES,
     HISTORY_EVENTS,
     HISTORY_WRITABLE,
     REFUSED,
-    counter_family,
-    gauge_family,
 )
+from pinwatch.expose.metrics import counter_family, gauge_family
 from pinwatch.model.failure import StuckPin
 from pinwatch.model.hint import Hint, Timing
 from pinwatch.model.kernel import HookState, KernelFacts, Mode

@@ -12,7 +12,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 from pinwatch.expose import exposition
-from pinwatch.expose.metrics import OF_THE_DAEMON
+from pinwatch.expose.catalogue import OF_THE_DAEMON
 from pinwatch.playback import Playback
 
 _SAMPLED = re.compile(r"^pinwatch_sample_timestamp_seconds (\S+)$", re.MULTILINE)

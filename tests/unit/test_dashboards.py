@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models.dashboard import Panel as PanelModel
 
 from dashboards.generate import texts
 from dashboards.generate.parts import RUNBOOKS
-from pinwatch.expose.metrics import BUILD, CATALOGUE, DURATION, VM_DEVICE, VM_INFO
+from pinwatch.expose.catalogue import BUILD, CATALOGUE, DURATION, VM_DEVICE, VM_INFO
 from tests.monitoring.queries import (
     BOARDS,
     RULES,

@@ -10,19 +10,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import InfoMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose import gauges
-from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
+from pinwatch.expose.catalogue import VM_COUNTERS, VM_DEVICE, VM_GAUGES, VM_INFO
+from pinwatch.expose.exposition import OPENMETRICS, TEXT, Format, expose
 from pinwatch.expose.metrics import (
-    VM_COUNTERS,
-    VM_DEVICE,
-    VM_GAUGES,
-    VM_INFO,
     counter_family,
+    exemplar,
     gauge_family,
     host_families,
+    info_family,
 )
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskKey, TaskTotals
@@ -32,26 +31,42 @@ from tests.unit.make import FACTS, TASK, failure, outlook, pin, sample
 
 # attribute/names.py spells out NUL and surrogates, which no encoding has.
 RAW = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
-each_format = pytest.mark.parametrize("encoder", [TEXT, OPENMETRICS], ids=["text", "openmetrics"])
+each_format = pytest.mark.parametrize("form", [TEXT, OPENMETRICS], ids=["text", "openmetrics"])
 
 
 class Everything:
     """What prometheus_client would be given if it did all the writing."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, marked: bool) -> None:
         self._snapshot = snapshot
+        self._marked = marked
 
     def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            if not self._marked:
+                kept = [s for s in family.samples if not s.name.endswith("_created")]
+                family.samples = kept
+            yield family
+
+    def _families(self) -> Iterator[Metric]:
         for spec in VM_COUNTERS:
-            yield counter_family(spec, self._snapshot.counters.get(spec.name, {}))
-        info = InfoMetricFamily(VM_INFO.name, VM_INFO.help, labels=VM_INFO.labels)
+            counted = counter_family(spec, {})
+            for (name, *rest), value in self._snapshot.counters.get(spec.name, {}).items():
+                mark = self._snapshot.vm_marks.get(name, {}).get(spec.name, {}).get(tuple(rest))
+                event = mark.exemplar if mark else None
+                counted.add_metric(
+                    (name, *rest), value, mark.created_s if mark else None,
+                    exemplar=exemplar(event) if event else None,
+                )  # fmt: skip
+            yield counted
+        info = info_family(VM_INFO)
         for vm in self._snapshot.vms:
             if vm.name.startswith("~"):
                 continue
             of = (vm.uuid, vm.platform, vm.vmm, vm.basis, vm.alias, vm.project, vm.pod)
             info.add_metric((vm.name, *of), {})
         yield info
-        given = InfoMetricFamily(VM_DEVICE.name, VM_DEVICE.help, labels=VM_DEVICE.labels)
+        given = info_family(VM_DEVICE)
         for name, devices in self._snapshot.devices.items():
             for device in devices:
                 of_device = (name, device.address, device.driver, device.iommu_group)
@@ -66,14 +81,14 @@ class Everything:
         yield from host_families(self._snapshot, FACTS)
 
 
-def written_by_the_library(snapshot: Snapshot, encoder: Encoder) -> bytes:
+def written_by_the_library(snapshot: Snapshot, form: Format) -> bytes:
     registry = CollectorRegistry()
-    registry.register(Everything(snapshot))
-    return encoder(registry)
+    registry.register(Everything(snapshot, marked=form.is_marked))
+    return form.encoder(registry)
 
 
-def written_by_us(snapshot: Snapshot, encoder: Encoder) -> bytes:
-    return b"".join(expose(snapshot, FACTS).encode(encoder))
+def written_by_us(snapshot: Snapshot, form: Format) -> bytes:
+    return b"".join(expose(snapshot, FACTS).encode(form))
 
 
 def host_with(vms: int) -> Ledger:
@@ -97,30 +112,30 @@ def host_with(vms: int) -> Ledger:
 
 
 @each_format
-def test_it_is_what_the_library_writes(encoder: Encoder) -> None:
+def test_it_is_what_the_library_writes(form: Format) -> None:
     snapshot = host_with(11).snapshot()
-    assert written_by_us(snapshot, encoder) == written_by_the_library(snapshot, encoder)
+    assert written_by_us(snapshot, form) == written_by_the_library(snapshot, form)
 
 
 @each_format
 @settings(deadline=None, max_examples=30)  # a busy machine is no fault
 @given(RAW, RAW)
 @example('\\"\n\u2028', "\n\n")
-def test_it_is_for_any_name(encoder: Encoder, name: str, text: str) -> None:
+def test_it_is_for_any_name(form: Format, name: str, text: str) -> None:
     ledger = Ledger()
     ledger.name_task(TASK.key, Vm(name=name, uuid=text, vmm=text))
     ledger.add_failure(failure())
     snapshot = ledger.snapshot()
-    assert written_by_us(snapshot, encoder) == written_by_the_library(snapshot, encoder)
+    assert written_by_us(snapshot, form) == written_by_the_library(snapshot, form)
 
 
 @each_format
-def test_a_thousand_vms_take_less_than_150_ms_and_12_mb(encoder: Encoder) -> None:
+def test_a_thousand_vms_take_less_than_150_ms_and_12_mb(form: Format) -> None:
     snapshot = host_with(1000).snapshot()
     took_s, text = [], b""
     for _ in range(7):  # the best of them: other work on this core makes each slower
         start = time.process_time()
-        text = written_by_us(snapshot, encoder)
+        text = written_by_us(snapshot, form)
         took_s.append(time.process_time() - start)
     assert text.count(b"pinwatch_vm_info{") == 1000
     assert len(text) < 12_000_000

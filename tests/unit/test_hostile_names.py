@@ -20,7 +20,7 @@ from pinwatch.aggregate.ledger import Ledger
 from pinwatch.attribute.names import MAX_NAME
 from pinwatch.decode import text as decoded
 from pinwatch.expose import as_json, words
-from pinwatch.expose.exposition import OPENMETRICS, TEXT, Encoder, expose
+from pinwatch.expose.exposition import OPENMETRICS, TEXT, Format, expose
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import Evidence, LibvirtDomain, Vm
 from pinwatch.pipeline import Pipeline
@@ -52,7 +52,7 @@ def resolved(name: str) -> Vm:
     return vm
 
 
-def exposed(encoder: Encoder, *vms: Vm) -> bytes:
+def exposed(encoder: Format, *vms: Vm) -> bytes:
     """A ledger with a failure of each VM."""
     ledger = Ledger()
     for number, vm in enumerate(vms):

@@ -20,8 +20,9 @@ import pytest
 from pinwatch import serve
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.expose import exposition
+from pinwatch.expose.catalogue import REFUSED
 from pinwatch.expose.exposition import Exposition
-from pinwatch.expose.metrics import REFUSED, counter_family
+from pinwatch.expose.metrics import counter_family
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import SeriesLimits
