@@ -145,6 +145,8 @@ class App:
             return self._failures(environ, start)
         if path == "/api/v1/why" and environ.get("pinwatch.local"):
             return self._why(environ, start)
+        if path == "/api/v1/event" and environ.get("pinwatch.local"):
+            return self._event(environ, start)
         if path == "/api/v1/state" and environ.get("pinwatch.local"):
             body = json.dumps(state.document(self._latest()))
             return _answer(start, "200 OK", body, "application/json")
@@ -168,6 +170,15 @@ class App:
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         body = stories.document(self._latest(), query.get("vm", [""])[0], int(limit))
         return _answer(start, "200 OK", json.dumps(body), "application/json")
+
+    def _event(self, environ: Environ, start: StartResponse) -> Response:
+        """The failed or slow pin of ?id=ID, if it is among the newest; else null."""
+        wanted = parse_qs(environ.get("QUERY_STRING", "")).get("id", [""])[0]
+        snapshot = self._latest()
+        told = [as_json.failure(f) for f in snapshot.failures if f.id == wanted]
+        told += [as_json.slow_pin(s) for s in snapshot.slow_pins if s.id == wanted]
+        body = json.dumps({"event": told[0] if told else None})
+        return _answer(start, "200 OK", body, "application/json")
 
     def _failures(self, environ: Environ, start: StartResponse) -> Response:
         """Failed, slow and stuck pins, newest first; ?vm=NAME for the VMs of that name, alias or

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinwatch.commands import client, events, times
-from pinwatch.errors import UsageError
+from pinwatch.errors import CannotRunError, NoDaemonError, UsageError
 from pinwatch.expose import stories
 from pinwatch.history import Wanted
 from pinwatch.model.loss import LossKind
@@ -38,13 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all evidence, as JSON")
     parser.add_argument("--last", type=_positive, default=1, metavar="N", help="explain N of them")
     parser.add_argument("--slow", action="store_true", help="pins that worked, but took too long")
+    parser.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
     source.add_argument("--replay", metavar="FILE", help="at the end of this recording")
     source.add_argument(
         "--at", type=times.argument, metavar="TIME", help="the last before 03:12, 2h ago, or ISO"
     )
-    source.add_argument("--event", metavar="ID", help="one of `pinwatch events`")
+    source.add_argument(
+        "--event", metavar="ID", help="one of `pinwatch events`, or the event_id of an exemplar"
+    )
     parser.add_argument("--state-dir", metavar="PATH", help="where the history lies")
 
 
@@ -73,14 +75,8 @@ def _ask(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _past(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Of the history, the newest first."""
-    book = events.reader(arguments)
     if arguments.event:
-        found = book.event(arguments.event)
-        if found is None:
-            raise UsageError(
-                f"the history has no event {arguments.event!r}", hint="`pinwatch events` lists them"
-            )
-        yield found
+        yield _event(arguments)
         return
     wanted = Wanted(
         vm=arguments.vm,
@@ -88,7 +84,33 @@ def _past(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         until_s=arguments.at,
         limit=arguments.last,
     )
+    book = events.reader(arguments)
     yield from (one["body"] for one in reversed(list(book.events(wanted))))
+
+
+def _event(arguments: argparse.Namespace) -> dict[str, Any]:
+    """From the history, or from the daemon, which has the newest even where no disk takes them."""
+    try:
+        found = events.reader(arguments).event(arguments.event)
+    except CannotRunError:
+        found = _newest(arguments)
+        if found is None:
+            raise
+    found = found or _newest(arguments)
+    if found is None:
+        raise UsageError(
+            f"the history has no event {arguments.event!r}", hint="`pinwatch events` lists them"
+        )
+    return found
+
+
+def _newest(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    try:
+        answer = client.get(arguments.socket, "/api/v1/event", id=arguments.event)
+    except NoDaemonError:
+        return None
+    found: dict[str, Any] | None = answer["event"]
+    return found
 
 
 def _show_pins(pins: list[dict[str, Any]], arguments: argparse.Namespace) -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pinwatch import cli
+from pinwatch import cli, serve
 from pinwatch.aggregate.ledger import Ledger
 from pinwatch.commands import times
 from pinwatch.expose import state
 from pinwatch.history import FILE, Book, row
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.vm import Vm
-from tests.unit.make import TASK, VM, failure, slow_pin
+from tests.unit.make import FACTS, TASK, VM, failure, slow_pin
 
 EVIL = "evil\x1b]0;owned\x07\nname"
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -112,6 +112,27 @@ def test_why_of_the_past(capsys: pytest.CaptureFixture[str], directory: str) -> 
     _, out = pinwatch(capsys, "why", "--event", "aa1", "--state-dir", directory)
     assert "VM web-01: VFIO map" in out
     assert cli.main(["why", "--event", "a", "--state-dir", directory]) == 2
+
+
+def test_why_of_an_event_that_no_disk_has(
+    capsys: pytest.CaptureFixture[str], directory: str, tmp_path: Path
+) -> None:
+    """An exemplar names it, and the history is full, or there is none: the daemon remembers."""
+    ledger, path = Ledger(), str(tmp_path / "pinwatch.sock")
+    ledger.add_failure(failure(id="new1"))
+    ledger.add_slow(slow_pin(id="new2"))
+    server = serve.bind_unix(path)
+    serve.start(server, serve.App(latest=ledger.snapshot, facts=FACTS, ready=lambda: True))
+    for state_dir in (directory, str(tmp_path / "none")):
+        for event in ("new1", "new2"):
+            asked = ("why", "--json", "--event", event, "--socket", path, "--state-dir", state_dir)
+            _, out = pinwatch(capsys, *asked)
+            assert [one["id"] for one in json.loads(out)] == [event]
+    server.shutdown()
+    server.server_close()
+    gone = ("why", "--event", "new1", "--socket", path, "--state-dir")
+    assert pinwatch(capsys, *gone, directory)[0] == 2
+    assert pinwatch(capsys, *gone, str(tmp_path / "none"))[0] == 3
 
 
 def test_events_are_followed(directory: str) -> None:
