@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,14 @@ import pytest
 from tests.lab import guest, kernels
 from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Outcome, Status
+from tests.lab.watched import EVERY, Watched, watched
+from tests.monitoring.servers import free_port
+from tests.monitoring.watching import watching
 
 TIMEOUT_S = 1800
 _OWN_JOBS = {"faults", "built", "matrix", "storm", "libvirt"}  # modules of tests/lab/inside
 _FORECASTS = {"forecast", "forecast-cma"}
+_WATCHED = {"plain", "fragmented", "cma"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class LabRun:
 
     series: str  # of its kernel
     outcome: Outcome
+    watched: Watched | None = None  # by a Prometheus, if its layout is one of those
 
     def event(self, name: str) -> dict[str, Any]:
         """The one line of that name; the console's end is shown when there is none."""
@@ -89,22 +96,35 @@ def in_guest(layout: str, *names: str, full: tuple[str, ...] = ()) -> pytest.Mar
 
 
 @pytest.fixture(scope="session")
-def booted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], LabRun]:
-    """booted(kernel, layout) boots a guest, once."""
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], LabRun]]:
+    """booted(kernel, layout) boots a guest, once. Who watches it stays until all have asked."""
+    with ExitStack() as watches:
 
-    @functools.cache
-    def boot(name: str, layout: str) -> LabRun:
-        job = _job(layout)
-        outcome = guest.boot(
-            kernels.fetch(kernels.series(name)),
-            LAYOUTS[layout],
-            [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]],
-            results=tmp_path_factory.mktemp("lab"),
-            timeout_s=TIMEOUT_S,
-        )
-        return LabRun(name, outcome)
+        @functools.cache
+        def boot(name: str, layout: str) -> LabRun:
+            results = tmp_path_factory.mktemp("lab")
+            if layout not in _WATCHED:
+                return LabRun(name, _boot(name, layout, results))
+            port, home = free_port(), tmp_path_factory.mktemp("watch")
+            watch = watches.enter_context(
+                watching(home, f"127.0.0.1:{port}", instance=f"lab-{name}", every=EVERY)
+            )
+            outcome = _boot(name, layout, results, port)
+            return LabRun(name, outcome, watched(watch, outcome.seconds, time.time()))
 
-    return boot
+        yield boot
+
+
+def _boot(name: str, layout: str, results: Path, metrics_port: int | None = None) -> Outcome:
+    job = _job(layout)
+    return guest.boot(
+        kernels.fetch(kernels.series(name)),
+        LAYOUTS[layout],
+        [sys.executable, "-m", f"tests.lab.inside.{job[0]}", *job[1:]],
+        results=results,
+        timeout_s=TIMEOUT_S,
+        metrics_port=metrics_port,
+    )
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.lab import channel
 from tests.lab.archive import cache_dir, locked
+from tests.lab.inside import network
 from tests.lab.kernels import Kernel
 from tests.lab.outcome import (
     Event,
@@ -76,11 +77,15 @@ def boot(
     timeout_s: float = 300,
     environment: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
+    metrics_port: int | None = None,
 ) -> Outcome:
-    """Run the command as root in a fresh guest.  `on_event` gets each event as it arrives.
+    """Run the command as root in a fresh guest.  `on_event` gets each event as it arrives.  On
+    `metrics_port` of this machine's loopback answers what listens on METRICS_PORT in the guest.
 
     A guest that the emulator itself broke is booted again, twice at most, and says so.
     """
+    if metrics_port is not None:
+        layout = replace(layout, qemu_args=layout.qemu_args + _network(metrics_port))
     for _ in range(_EMULATOR_TRIES - 1):
         outcome = _boot_once(kernel, layout, command, results, timeout_s, environment, on_event)
         if not emulator_broke(outcome.status, read(outcome.console)):
@@ -135,6 +140,15 @@ def _virtme(kernel: Kernel, layout: Layout) -> list[str]:
         *(f"--overlay-rwdir={path}" for path in _WRITABLE if Path(path).is_dir()),
         *(f"--kopt={option}" for option in layout.kernel_options()),
     ]
+
+
+def _network(metrics_port: int) -> tuple[str, ...]:
+    """QEMU's own network, which has the guest's address, and nothing but this machine's port."""
+    forward = f"hostfwd=tcp:127.0.0.1:{metrics_port}-{network.ADDRESS}:{network.METRICS_PORT}"
+    return (
+        "-netdev", f"user,id=lab,restrict=on,{forward}",
+        "-device", "virtio-net-pci,netdev=lab,romfile=",
+    )  # fmt: skip
 
 
 def _ports(directory: Path) -> list[str]:

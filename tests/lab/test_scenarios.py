@@ -225,6 +225,12 @@ def test_memory_of_a_vm_is_where_it_says_itself(run: LabRun) -> None:
 
 
 @plain
+def test_a_vm_that_will_fail_is_told_before_it_does(run: LabRun) -> None:
+    (risk,) = run.scenario("will_fail").workload["risks"]
+    assert risk == 'pinwatch_vm_pin_risk{risk="memlock",verdict="will_fail",vm="doomed"}'
+
+
+@plain
 def test_drop_caches_is_named_with_who_wrote_it(run: LabRun) -> None:
     """6.1 fails about a third of the maps, newer kernels none; each failure must be explained."""
     seen = run.scenario("drop_caches")

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tests.lab.tools import tool
 from tests.monitoring import history
@@ -17,16 +16,6 @@ from tests.monitoring.servers import prometheus, wait_for
 
 _EMPTY = {"global": {"evaluation_interval": "1s"}}
 _WITH_RULES = {**_EMPTY, "rule_files": [str(RULES), str(ALERTS)]}
-
-
-def scraping(target: str) -> dict[str, Any]:
-    """The configuration of a Prometheus that scrapes a pinwatch (its URL) each second."""
-    static = [{"targets": [target.removeprefix("http://")]}]
-    return {
-        "global": {"evaluation_interval": "1s", "scrape_interval": "1s"},
-        "rule_files": [str(RULES), str(ALERTS)],
-        "scrape_configs": [{"job_name": "pinwatch", "static_configs": static}],
-    }
 
 
 @contextmanager

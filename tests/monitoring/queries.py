@@ -97,15 +97,19 @@ def rules(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def of_rules() -> Iterator[Query]:
-    """Each recorded series, and what each alert looks for."""
+    """Each recorded series."""
     for rule in rules(RULES):
         yield Query(f"rule {rule['record']}", rule["record"], ranged=True)
+
+
+def of_alerts() -> Iterator[Query]:
+    """What each alert looks for."""
     for number, rule in enumerate(rules(ALERTS)):
         yield Query(f"alert {number} {rule['alert']}", rule["expr"])
 
 
 def everything() -> list[Query]:
-    return [*of_panels(), *of_variables(), *of_annotations(), *of_rules()]
+    return [*of_panels(), *of_variables(), *of_annotations(), *of_rules(), *of_alerts()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ def prometheus(home: Path, config: dict[str, Any]) -> Iterator[str]:
         f"--config.file={path}",
         f"--storage.tsdb.path={home / 'data'}",
         f"--web.listen-address={address}",
+        "--enable-feature=exemplar-storage",
         "--log.level=warn",
     )
     with running(command, f"http://{address}/-/ready", home / "prometheus.log"):

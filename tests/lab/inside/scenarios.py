@@ -18,12 +18,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.lab import channel
-from tests.lab.inside import host, vfio
+from tests.lab.inside import host, network, vfio
 
 Result = dict[str, Any]
 Scenario = Callable[[], Result]
@@ -33,6 +33,8 @@ LOOKING_PERCENT = "25"  # emulated, a look takes thirty times as long
 BURST = 8_000  # of processes; the socket holds some 5000 messages
 _BURST = "$SIG{CHLD} = q(IGNORE); for (1 .. $ARGV[0]) { fork // die $! or POSIX::_exit(0) }"
 METRICS = "metrics.txt"
+_STAYING = ExitStack()  # VMs that live until the end
+RULES_S = 75.0  # they run each minute; then one more scrape
 WITNESSES = (
     "pgmigrate_success", "pgmigrate_fail", "thp_migration_success", "thp_migration_fail",
     "thp_migration_split", "thp_split_page", "thp_split_page_failed",
@@ -85,12 +87,14 @@ def real_qemu() -> Result:
     with host.running_workload("hold_file", path=path, mib=mib, offset=61 << 20) as (holder, _):
         done = host.qemu(name="web-01", ram_file=path, mib=mib, bdf=vfio.find_edu().name)
         time.sleep(1)
+        events = host.events("web-01")
         result = {
             "exit_code": done.returncode,
             "stderr": done.stderr.decode(errors="replace"),
             "holder_pid": holder.pid,
             "why": host.why("web-01"),
-            "events": host.events("web-01"),
+            "events": events,
+            "why_event": host.why("--event", events[-1]["id"]),
             "bdf": vfio.find_edu().name,
             "devices": [
                 line for line in host.get("/metrics").splitlines()
@@ -178,6 +182,15 @@ def looked_at() -> Result:
     return {"truth": truth, "looks": [first, second], "quiet": own, "host": host_wide}
 
 
+def will_fail() -> Result:
+    """A VM that is not allowed to lock its memory. It stays: what is recorded each minute must see
+    it."""
+    _STAYING.enter_context(host.running_workload("stay", vm="doomed", mib=64, limit_mib=16))
+    _looked("doomed", after=time.time())
+    risks = [name for name in host.metrics() if "pinwatch_vm_pin_risk{" in name]
+    return {"risks": [name for name in risks if 'vm="doomed"' in name]}
+
+
 def _looked(vm: str, *, after: float) -> float:
     """When the daemon looked at a VM's memory, after that time."""
     name = f'pinwatch_vm_placement_timestamp_seconds{{vm="{vm}"}}'
@@ -243,31 +256,44 @@ def cma_held() -> Result:
 
 
 LAYOUTS: dict[str, tuple[Scenario, ...]] = {
+    # Those that fail come early: what a Prometheus records of them each minute is there at the end.
     "plain": (
-        module_later, plain_success, held_page, real_qemu, for_a_colleague, lives, hints,
-        looked_at, drop_caches, memlock, no_destination,
+        module_later, plain_success, held_page, real_qemu, for_a_colleague, drop_caches, memlock,
+        no_destination, lives, will_fail, hints, looked_at,
     ),
     "fragmented": (founding_report,),
     "cma": (looked_at, cma_success, cma_held),
 }  # fmt: skip
 
 
+def _wait_for_rules(failed_at: float) -> None:
+    """Until the recording rules of a Prometheus that scrapes us have seen the last failure."""
+    time.sleep(max(0.0, failed_at + RULES_S - time.monotonic()))
+
+
 def main(layout: str) -> int:
-    daemon = host.Daemon("--record", RECORDING, "--placement-cpu-percent", LOOKING_PERCENT)
+    options = ["--record", RECORDING, "--placement-cpu-percent", LOOKING_PERCENT]
+    if network.up():
+        options += ["--listen", f"0.0.0.0:{network.METRICS_PORT}"]
+    daemon = host.Daemon(*options)
     channel.send("ready", seconds=daemon.ready_s, memory=daemon.memory(), log=daemon.log())
     if layout != "plain":
         vfio.load_modules()
         vfio.bind_edu()
-    failed = 0
+    failed, failed_at = 0, 0.0
     for scenario in LAYOUTS[layout]:
         try:
             result = observe(scenario)
+            if result["failures"]:
+                failed_at = time.monotonic()
         except Exception:
             failed += 1
             result = {"broken": traceback.format_exc()[-3000:], "log": daemon.log()}
         channel.send("scenario", name=scenario.__name__, result=result)
+    _wait_for_rules(failed_at)
     memory = daemon.memory()
     (channel.out_dir() / METRICS).write_text(host.get("/metrics"))
+    _STAYING.close()
     code = daemon.stop()
     channel.send("stopped", code=code, memory=memory, log=daemon.log())
     shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl.gz")

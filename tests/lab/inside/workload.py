@@ -78,12 +78,17 @@ def cma_map(*, mib: int, held: bool) -> dict[str, Any]:
 
 
 def memlock(*, mib: int, limit_mib: int) -> dict[str, Any]:
-    """Map more than RLIMIT_MEMLOCK allows, without CAP_IPC_LOCK (bit 14)."""
+    """Map more than RLIMIT_MEMLOCK allows."""
     container = Container()
     ram = memory.memfd(mib * MIB)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit_mib * MIB, limit_mib * MIB))
-    drop_capability(14)
+    limit_locked_memory(limit_mib)
     return {"errors": [container.map(ram)], "pages": mib * MIB // PAGE}
+
+
+def limit_locked_memory(mib: int) -> None:
+    """RLIMIT_MEMLOCK that holds: without CAP_IPC_LOCK (bit 14)."""
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (mib * MIB, mib * MIB))
+    drop_capability(14)
 
 
 def drop_capability(bit: int) -> None:
@@ -207,9 +212,12 @@ def _thp_disable() -> int:
     return int(_libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0))
 
 
-def stay(*, mib: int) -> dict[str, Any]:
-    """Have memory, say in which zones it lies, and do nothing until killed."""
+def stay(*, mib: int, limit_mib: int | None = None) -> dict[str, Any]:
+    """Have memory, say in which zones it lies, and do nothing until killed; with so much of it that
+    may be locked."""
     ram = memory.memfd(mib * MIB)
+    if limit_mib is not None:
+        limit_locked_memory(limit_mib)
     area = memory.cma_range() if memory.has_cma() else range(0)
     movable = memory.zone_ranges("Movable")
     frames = memory.pfns(ram)
