@@ -110,7 +110,8 @@ def _pins(made: Dashboard) -> None:
         ),
         graph(
             "How long pins take",
-            "Half and 99 of 100 long-term pins return within this time, by result.",
+            "Half and 99 of 100 long-term pins return within this time, by result. Each dot is one "
+            "that failed or was slow: `pinwatch why --event ID` on the host tells all of it.",
             "s",
             *(
                 Query(
@@ -120,6 +121,7 @@ def _pins(made: Dashboard) -> None:
                 )
                 for quantile in (0.5, 0.99)
             ),
+            events=True,
         ),
         buckets(
             "How long pins took",

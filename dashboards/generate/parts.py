@@ -177,11 +177,14 @@ def graph(
     height: int = 8,
     stacked: bool = False,
     counted: bool = False,
+    events: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time; `counted`: bars of how many, none of them narrower than a minute."""
+    """Lines over time; `counted`: bars of how many, none of them narrower than a minute; `events`:
+    with a dot for each event that Prometheus has as an exemplar."""
     panel = _told(timeseries.Panel(), title, description, unit, (width, height))
     for at, query in enumerate(queries):
-        panel.with_target(_target(query, at, PromQueryFormat.TIME_SERIES).range())
+        target = _target(query, at, PromQueryFormat.TIME_SERIES).range()
+        panel.with_target(target.exemplar(True) if events else target)
     panel.tooltip(common.VizTooltipOptions().mode(common_values.TooltipDisplayMode.MULTI))
     panel.legend(
         common.VizLegendOptions()

@@ -105,31 +105,36 @@ def _pins(made: Dashboard) -> None:
             "Failed pins by reason",
             "How many long-term pins failed in each step, by the reason that the kernel had.",
             "short", Query(over_time(FAILURES, "reason", "VM"), "{{reason}}"), counted=True,
-            width=8,
+        ),
+        graph(
+            "Failed pins and their events",
+            "Long-term pins that failed lately, by who asked and what was in the way. Each dot is "
+            "one of them: `pinwatch why --event ID` on the host tells all of it.",
+            "short",
+            Query(grown("pinwatch_longterm_pin_failures_total", "source, reason, holder"),
+                  "{{source}}: {{reason}}, {{holder}}"),
+            events=True,
         ),
         graph(
             "Pins",
-            "Long-term pins a second, failed ones included, by who asks for them.",
-            "ops",
-            Query("sum by (source) (rate(pinwatch_longterm_pins_total{VM}[$__rate_interval]))",
-                  "{{source}}"),
+            "Long-term pins lately, failed ones included, by who asked for them.",
+            "short",
+            Query(grown("pinwatch_longterm_pins_total", "source"), "{{source}}"),
             width=8,
         ),
         graph(
             "Pinned",
-            "Bytes a second that successful long-term pins covered, by who asked.",
-            "Bps",
-            Query("4096 * sum by (source) "
-                  "(rate(pinwatch_longterm_pinned_pages_total{VM}[$__rate_interval]))",
+            "What successful long-term pins covered lately, by who asked.",
+            "bytes",
+            Query(f"4096 * {grown('pinwatch_longterm_pinned_pages_total', 'source')}",
                   "{{source}}"),
             width=8,
         ),
         graph(
             "Moved for pins",
-            "Bytes a second that had to leave ZONE_MOVABLE or CMA for a pin, and did.",
-            "Bps",
-            Query("4096 * sum by (vm) (rate(pinwatch_pin_migrated_pages_total{VM}"
-                  "[$__rate_interval]))", "{{vm}}"),
+            "What had to leave ZONE_MOVABLE or CMA for a pin lately, and did.",
+            "bytes",
+            Query(f"4096 * {grown('pinwatch_pin_migrated_pages_total', 'vm')}", "{{vm}}"),
             width=8,
         ),
         graph(
@@ -138,7 +143,6 @@ def _pins(made: Dashboard) -> None:
             "short",
             Query(grown("pinwatch_pin_migration_failed_folios_total", "reason, zone, order"),
                   "{{reason}} in {{zone}}, order {{order}}"),
-            width=8,
         ),
         graph(
             "Refused splits of huge pages",
@@ -146,7 +150,6 @@ def _pins(made: Dashboard) -> None:
             "again and each try counts.",
             "short",
             Query(grown("pinwatch_thp_split_failures_total", "errno"), "{{errno}}"),
-            width=8,
         ),
     ):  # fmt: skip
         made.with_panel(panel)
