@@ -78,8 +78,8 @@ def _list() -> int:
 def _fetch(names: list[str]) -> int:
     for series in map(kernels.series, names) if names else kernels.SERIES:
         print(f"kernel {series.name}: {kernels.fetch(series).release}", flush=True)
-    for package in () if names else dict.fromkeys(tools.PACKAGES.values()):
-        print(f"tools of {package}: {tools.fetch(package)}", flush=True)
+    for name in () if names else tools.PACKAGES:
+        print(f"{name}: {tools.tool(name)}", flush=True)
     return 0
 
 

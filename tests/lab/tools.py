@@ -10,20 +10,22 @@ from tempfile import TemporaryDirectory
 from tests.lab.archive import cache_dir, locked, open_suite, own_suite
 from tests.lab.errors import LabError
 
+# Where to look, in this order: Debian 13 has promtool in a package of its own.
 PACKAGES = {
-    "prometheus": "prometheus",
-    "promtool": "prometheus",
-    "prometheus-alertmanager": "prometheus-alertmanager",
-    "amtool": "prometheus-alertmanager",
+    "prometheus": ("prometheus",),
+    "promtool": ("prometheus", "promtool"),
+    "prometheus-alertmanager": ("prometheus-alertmanager",),
+    "amtool": ("prometheus-alertmanager",),
 }
 
 
 def tool(name: str, *, cache: Path | None = None) -> Path:
     """The program, ready to run.  Raises LabError when its package cannot be had."""
-    program = fetch(PACKAGES[name], cache=cache) / "usr/bin" / name
-    if not program.exists():
-        raise LabError(f"the package {PACKAGES[name]} of {own_suite()} has no {name}")
-    return program
+    for package in PACKAGES[name]:
+        program = fetch(package, cache=cache) / "usr/bin" / name
+        if program.exists():
+            return program
+    raise LabError(f"{' and '.join(PACKAGES[name])} of {own_suite()} have no {name}")
 
 
 def fetch(package: str, *, cache: Path | None = None) -> Path:
