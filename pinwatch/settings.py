@@ -18,22 +18,42 @@ DEFAULT_CONFIG = "/etc/pinwatch/pinwatch.toml"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A row of the table; `name` is the field of Settings, the flag and the key."""
+    """A row of the table; `name` is the field of Settings, the flag and the key; `flag_elsewhere`
+    is what Prometheus's own exporters call that flag."""
 
     name: str
     default: str | float
     help: str
     metavar: str = "PATH"
+    flag_elsewhere: str = ""
 
     @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+    def flags(self) -> tuple[str, ...]:
+        own = "--" + self.name.replace("_", "-")
+        return (own, self.flag_elsewhere) if self.flag_elsewhere else (own,)
 
 
 TABLE = (
-    Setting("listen", "127.0.0.1:19816", "address of /metrics; [::]:PORT for all", "HOST:PORT"),
-    Setting("web_config_file", "", "TLS and passwords, in exporter-toolkit's format"),
-    Setting("web_max_requests", 16.0, "answered at once; others get a 503", "COUNT"),
+    Setting(
+        "listen",
+        "127.0.0.1:19816",
+        "address of /metrics; [::]:PORT for all",
+        "HOST:PORT",
+        "--web.listen-address",
+    ),
+    Setting(
+        "web_config_file",
+        "",
+        "TLS and passwords, in exporter-toolkit's format",
+        flag_elsewhere="--web.config.file",
+    ),
+    Setting(
+        "web_max_requests",
+        16.0,
+        "answered at once; others get a 503",
+        "COUNT",
+        "--web.max-requests",
+    ),
     Setting("socket", "/run/pinwatch/pinwatch.sock", "Unix socket for `why` and `top`"),
     Setting("record", "", "write a recording of all that is seen to this file (gzip)"),
     Setting("state_dir", "/var/lib/pinwatch", "where the history lies; empty for none"),

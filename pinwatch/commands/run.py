@@ -13,8 +13,11 @@ from pinwatch.errors import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     for row in settings.TABLE:
         kind = float if isinstance(row.default, float) else str
-        shown = f" (default: {row.default})" if row.default != "" else ""
-        parser.add_argument(row.flag, type=kind, metavar=row.metavar, help=row.help + shown)
+        default = f"{row.default:g}" if isinstance(row.default, float) else row.default
+        shown = f" (default: {default})" if default else ""
+        parser.add_argument(
+            *row.flags, dest=row.name, type=kind, metavar=row.metavar, help=row.help + shown
+        )
 
 
 def read_config(path: str) -> dict[str, object]:

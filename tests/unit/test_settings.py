@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from pinwatch import settings
+from pinwatch.commands import run
 from pinwatch.errors import UsageError
 from pinwatch.model.vm import SeriesLimits
 
@@ -12,6 +15,14 @@ from pinwatch.model.vm import SeriesLimits
 def test_flag_then_file_then_table() -> None:
     made = settings.make({"listen": "[::]:9", "record": None}, {"listen": "x:1", "record": "r"})
     assert (made.listen, made.record, made.sample_interval) == ("[::]:9", "r", 2.0)
+
+
+def test_flags_of_prometheus_s_exporters_are_taken_too() -> None:
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    given = ("--web.listen-address=[::]:9", "--web.config.file=w.yaml", "--web.max-requests=4")
+    made = settings.make(vars(parser.parse_args(given)), {})
+    assert (made.listen, made.web_config_file, made.web_max_requests) == ("[::]:9", "w.yaml", 4)
 
 
 @pytest.mark.parametrize(
