@@ -19,7 +19,7 @@ _TARGET = ("job", "instance")
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Who watched, and when: from the start of the guest to the last scrape that was answered."""
+    """Who watched, and when: from the first to the last scrape that was answered."""
 
     watch: Watch
     start: float
@@ -45,22 +45,19 @@ class Watched:
         return float(only["value"][1])
 
     def firing(self) -> list[dict[str, str]]:
-        """The labels of alerts that have fired at any time, without those of the target."""
-        found = self.labels('ALERTS{alertstate="firing"}')
+        """The labels of alerts that have fired at any time, without those of the target. While the
+        guest waited for its turn and booted, PinwatchDown may have."""
+        span = {"start": self.start + 3 * STEP_S, "end": self.end, "step": STEP_S}
+        found = self.prometheus.get("query_range", query='ALERTS{alertstate="firing"}', **span)[
+            "result"
+        ]
         told = ("__name__", "alertstate", *_TARGET)
-        return [{k: v for k, v in one.items() if k not in told} for one in found]
+        return [{k: v for k, v in one["metric"].items() if k not in told} for one in found]
 
     def samples(self, matching: str) -> Samples:
         """The newest of each series that was there at the end, without the target's labels."""
         found = self.prometheus.get("query", query=matching, time=self.end)["result"]
         return {_key(series["metric"]): float(series["value"][1]) for series in found}
-
-    def labels(self, matching: str) -> list[dict[str, str]]:
-        """Of each series that was there at any time."""
-        found = self.prometheus.get(
-            "series", **{"match[]": matching}, start=self.start, end=self.end
-        )
-        return [dict(series) for series in found]
 
     def exemplars(self, matching: str) -> list[dict[str, Any]]:
         """Those that scrapes brought."""
@@ -72,13 +69,12 @@ class Watched:
 
 def watched(watch: Watch, seconds: float, stopped: float) -> Watched:
     """Of a guest that ran for so long, until `stopped` (wall clock)."""
-    start = stopped - seconds
-    span = {"start": start, "end": stopped, "step": 1}
+    span = {"start": stopped - seconds, "end": stopped, "step": 1}
     found = Prometheus(watch.url, stopped).get(
         "query_range", query='up{job="pinwatch"} == 1', **span
     )
     answered = [at for series in found["result"] for at, _ in series["values"]]
-    return Watched(watch, start, max(answered, default=start))
+    return Watched(watch, min(answered, default=stopped), max(answered, default=stopped))
 
 
 def scraped(page: Path) -> Samples:

@@ -34,7 +34,7 @@ BURST = 8_000  # of processes; the socket holds some 5000 messages
 _BURST = "$SIG{CHLD} = q(IGNORE); for (1 .. $ARGV[0]) { fork // die $! or POSIX::_exit(0) }"
 METRICS = "metrics.txt"
 _STAYING = ExitStack()  # VMs that live until the end
-RULES_S = 75.0  # they run each minute; then one more scrape
+RULES_S = 90.0  # they run each minute, and look at it when it is 15 s old
 WITNESSES = (
     "pgmigrate_success", "pgmigrate_fail", "thp_migration_success", "thp_migration_fail",
     "thp_migration_split", "thp_split_page", "thp_split_page_failed",
