@@ -48,7 +48,7 @@ def _now(made: Dashboard) -> None:
             "Stuck pins",
             "Long-term pins that have not returned for more than a second, now. A VM hangs in "
             "each.",
-            "short", "sum(pinwatch_longterm_pins_stuck{HOST}) or vector(0)", steps=BAD_ABOVE_0,
+            "short", "sum(instance:pinwatch_longterm_pins_stuck:sum{HOST}) or vector(0)", steps=BAD_ABOVE_0,
         ),
         number(
             "VMs that would fail",
@@ -130,7 +130,7 @@ def _will(made: Dashboard) -> None:
                 "Largest need": (
                     "max by (instance) (instance:pinwatch_vm_pin_need_bytes:max{HOST})", "bytes"),
                 "Free for pins": (
-                    'sum by (instance) (pinwatch_host_free_bytes{HOST, kind="unmovable_usable"})',
+                    "sum by (instance) (instance:pinwatch_host_unmovable_usable_bytes:sum{HOST})",
                     "bytes",
                 ),
             },
@@ -168,7 +168,7 @@ def _will(made: Dashboard) -> None:
             "bytes",
             Query(
                 "bottomk(10, sum by (instance) "
-                '(pinwatch_host_free_bytes{HOST, kind="unmovable_usable"}))',
+                "(instance:pinwatch_host_unmovable_usable_bytes:sum{HOST}))",
                 "{{instance}}",
             ),
         )
