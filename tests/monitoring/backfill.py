@@ -1,5 +1,7 @@
-"""A day of recorded series before a fleet began, for queries over a day: what its Prometheus records
-now, with values that move, and failures here and there."""
+"""A day of recorded series before a fleet began, for queries over a day.
+
+What its Prometheus records now, with values that move, and failures here and there.
+"""
 
 from __future__ import annotations
 
@@ -55,5 +57,5 @@ def _lines(
 
 def _name(series: Series) -> str:
     labels = dict(series["metric"])
-    name = labels.pop("__name__")
+    name = str(labels.pop("__name__"))
     return name + "{" + ",".join(f'{label}="{value}"' for label, value in labels.items()) + "}"

@@ -24,11 +24,12 @@ MIMIR = {
 HEAD = """\
 # What a fleet costs a Prometheus
 
-Written by `make fleet`. The hosts are simulated: each is a pipeline with the daemon's own exposition,
-which serves OpenMetrics, gzipped, to a real Prometheus that has all shipped rules and alerts. Each
-VM has a device and has been looked at. On each fifth host eight pins fail and one is slow, replayed
-from the lab, one of them in the first map of a VM that has just come; VMs come and go on each fifth,
-and each hundredth dies. A second Prometheus federates from the first as [fleet.md](fleet.md) says.
+Written by `make fleet`. The hosts are simulated: each is a pipeline with the daemon's own
+exposition, which serves OpenMetrics, gzipped, to a real Prometheus that has all shipped rules and
+alerts. Each VM has a device and has been looked at. On each fifth host eight pins fail and one is
+slow, replayed from the lab, one of them in the first map of a VM that has just come; VMs come and
+go on each fifth, and each hundredth dies. A second Prometheus federates from the first as
+[fleet.md](fleet.md) says.
 
 """
 
@@ -58,7 +59,8 @@ def _right(found: Found) -> Iterator[str]:
     near, far = right["near"], right["far"]
     put_in = f"{right['put_in']} failed pins on {right['hosts']} hosts: shown by the dashboard"
     yield f"| {put_in} | {near['shown']} | {far['shown']} |"
-    yield f"| of these at a wrong host, VM or reason, or not at all | {_wrong(near)} | {_wrong(far)} |"
+    wrong = "of these at a wrong host, VM or reason, or not at all"
+    yield f"| {wrong} | {_wrong(near)} | {_wrong(far)} |"
     yield (
         "| hosts where an alert of a failed pin fired and should not, or did not and should | "
         f"{len(near['fired_wrongly'])} | {len(far['fired_wrongly'])} |"
@@ -121,25 +123,30 @@ def _costs(found: Found) -> Iterator[str]:
     scraping = found["scraping"]
     index = disk["index_per_series"]
     two_hours = 7200 / found["interval_s"]
+    cores, rss, a_sample = found["cores"], found["rss"], disk["chunks_per_sample"]
     rows = {
         "series in its head": f"{millions:.2f} million",
-        "samples": f"{found['samples_s']:,.0f} a second".replace(",", " "),
-        "CPU, rules and queries of them included": (
-            f"{found['cores']:.2f} of a core, {found['cores'] / millions:.2f} for each million series"
+        "samples": f"{_count(found['samples_s'])} a second",
+        "CPU, rules included": (
+            f"{cores:.2f} of a core, {cores / millions:.2f} for each million series"
         ),
         "memory, resident": (
-            f"{found['rss'] / GIB:.1f} GiB, {found['rss'] / found['head_series']:.0f} bytes a series; "
-            f"{disk['rss_after'] / GIB:.1f} GiB after its head was written to a block"
+            f"{rss / GIB:.1f} GiB, {rss / found['head_series']:.0f} bytes a series; most "
+            f"{found['rss_most'] / GIB:.1f} GiB, {disk['rss_after'] / GIB:.1f} GiB after its head "
+            "was written to a block"
         ),
         "a scrape, with the host's part": f"median {scraping['0.5'] * 1000:.0f} ms",
-        "a scrape of /federate": f"{scraping['federate'] * 1000:.0f} ms, {found['series']['far']:.0f} series there",
+        "a scrape of /federate": (
+            f"{scraping['federate'] * 1000:.0f} ms; the server there has "
+            f"{_count(found['series']['far'])} series"
+        ),
         "write-ahead log": f"{disk['wal_per_sample']:.1f} bytes a sample",
         "block": (
-            f"{disk['chunks_per_sample']:.2f} bytes a sample and {index:.0f} a series; of two hours "
-            f"{disk['chunks_per_sample'] + index / two_hours:.2f} bytes a sample"
+            f"{a_sample:.2f} bytes a sample and {index:.0f} a series; of two hours "
+            f"{a_sample + index / two_hours:.2f} bytes a sample"
         ),
         "until it is ready again after a restart": f"{found['restart_s']:.0f} s",
-    }  # fmt: skip
+    }
     yield "## What it takes"
     yield ""
     yield "| | |"
@@ -178,7 +185,10 @@ def _queries(found: Found) -> Iterator[str]:
         "asked after a restart."
     )
     yield ""
-    yield "| dashboard | queries | opening | first time | slowest, median | worst of all | slowest is |"
+    yield (
+        "| dashboard | queries | opening | first time | slowest, median | worst of all | "
+        "slowest is |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for name, timed in found["queries"].items():
         slowest = max(timed, key=lambda one: float(one["median_s"]))
@@ -189,7 +199,10 @@ def _queries(found: Found) -> Iterator[str]:
             f"{slowest['where'].split(' / ')[1]} |"
         )
     yield ""
-    yield "| query of the fleet dashboard | 1 h: first | median | worst | 24 h: first | median | worst |"
+    yield (
+        "| query of the fleet dashboard | 1 h: first | median | worst | 24 h: first | median | "
+        "worst |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for hour, day in zip(
         found["queries"]["fleet, 1 h"], found["queries"]["fleet, 24 h"], strict=True
@@ -226,7 +239,10 @@ def _paper(found: Found) -> Iterator[str]:
         f"| series | {_count(MANY_HOSTS)} x {_count(per_host(found))} = "
         f"{series / MILLION:.1f} million |"
     )
-    yield f"| samples | {series / MILLION:.1f} million / {interval_s:g} s = {_count(samples_s)} a second |"
+    yield (
+        f"| samples | {series / MILLION:.1f} million / {interval_s:g} s = {_count(samples_s)} a "
+        "second |"
+    )
     yield (
         f"| memory of Prometheus | {series / MILLION:.1f} million x {of_one:.0f} bytes = "
         f"{series * of_one / GIB:.0f} GiB |"
@@ -236,9 +252,10 @@ def _paper(found: Found) -> Iterator[str]:
         f"{found['rss'] / GIB:.1f} GiB and {found['cores']:.2f} of a core, twice the memory for "
         "comfort |"
     )
+    a_sample = _block_bytes(found)
     yield (
-        f"| disk for 15 days | {_count(samples_s)} x 86 400 x 15 x {_block_bytes(found):.2f} bytes = "
-        f"{samples_s * 86_400 * 15 * _block_bytes(found) / 1e12:.1f} TB |"
+        f"| disk for 15 days | {_count(samples_s)} x 86 400 x 15 x {a_sample:.2f} bytes = "
+        f"{samples_s * 86_400 * 15 * a_sample / 1e12:.1f} TB |"
     )
     yield (
         f"| one Prometheus that federates from all of them | {_count(MANY_HOSTS)} x "
@@ -247,6 +264,10 @@ def _paper(found: Found) -> Iterator[str]:
     )
     yield from _mimir(series, samples_s)
     yield ""
+    yield (
+        "Mimir's are the figures of *Planning Grafana Mimir capacity* in its documentation, which "
+        "asks for half as much memory and disk again."
+    )
 
 
 def _block_bytes(found: Found) -> float:
@@ -260,8 +281,9 @@ def _mimir(series: float, samples_s: float) -> Iterator[str]:
     yield (
         f"| Mimir, ingesters | {series / MILLION:.1f} million x {MIMIR['replicas']} replicas / "
         f"{_count(MIMIR['ingester_series'])} = {parts:.0f} cores, x {MIMIR['ingester_gb']} GB = "
-        f"{_count(parts * MIMIR['ingester_gb'])} GB of memory, x {MIMIR['ingester_disk_gb']:g} GB = "
-        f"{_count(parts * MIMIR['ingester_disk_gb'])} GB of disk |"
+        f"{_count(parts * MIMIR['ingester_gb'])} GB of memory, x "
+        f"{MIMIR['ingester_disk_gb']:g} GB = {_count(parts * MIMIR['ingester_disk_gb'])} GB of "
+        "disk |"
     )
     distributors = samples_s / MIMIR["distributor_samples"]
     yield (

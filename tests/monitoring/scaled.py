@@ -98,11 +98,10 @@ def _scraping(served: Served, home: Path, interval_s: float, drop: str) -> dict[
     for path in (RULES, ALERTS):
         rules.append(str(home / path.name))
         (home / path.name).write_text(faster(path.read_text(), served.shape.speed))
-    job = served.job()
+    job = {**limits(), **served.job()}
     if drop:
-        job["metric_relabel_configs"] = [
-            {"source_labels": ["__name__"], "regex": drop, "action": "drop"}
-        ]
+        dropping = {"source_labels": ["__name__"], "regex": drop, "action": "drop"}
+        job["metric_relabel_configs"] = [dropping]
     return {
         "global": {
             "scrape_interval": f"{interval_s * 1000:.0f}ms",
@@ -112,6 +111,19 @@ def _scraping(served: Served, home: Path, interval_s: float, drop: str) -> dict[
         "rule_files": rules,
         "scrape_configs": [job],
     }
+
+
+def limits() -> dict[str, int]:
+    """Those of docs/fleet.md."""
+    (job,) = yaml.safe_load(configuration("scrape"))["scrape_configs"]
+    return {name: value for name, value in job.items() if name.endswith("_limit")}
+
+
+def dropped() -> str:
+    """The metrics that docs/fleet.md does without."""
+    (job,) = yaml.safe_load(configuration("scrape"))["scrape_configs"]
+    (dropping,) = job["metric_relabel_configs"]
+    return str(dropping["regex"])
 
 
 def _federating(near: str, speed: float) -> dict[str, Any]:
