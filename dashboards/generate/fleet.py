@@ -46,8 +46,8 @@ def _now(made: Dashboard) -> None:
         ),
         number(
             "Stuck pins",
-            "Long-term pins that have not returned for more than a second, now. A VM hangs in "
-            "each.",
+            "Long-term pins that have not returned for more than a second, as of the last minute. "
+            "A VM hangs in each.",
             "short", "sum(instance:pinwatch_longterm_pins_stuck:sum{HOST}) or vector(0)", steps=BAD_ABOVE_0,
         ),
         number(
