@@ -11,6 +11,7 @@ Found = dict[str, Any]
 MILLION = 1_000_000
 GIB = 1 << 30
 MANY_HOSTS = 10_000
+REASONS = "pinwatch_vfio_map_failures_total"
 SHOWN = 8  # metrics, rules and queries that cost most
 # What Grafana Labs says in "Planning Grafana Mimir capacity".
 MIMIR = {
@@ -247,6 +248,7 @@ def _paper(found: Found) -> Iterator[str]:
         f"| memory of Prometheus | {series / MILLION:.1f} million x {of_one:.0f} bytes = "
         f"{series * of_one / GIB:.0f} GiB |"
     )
+    yield from _without(found, of_one)
     yield (
         f"| shards of {hosts} hosts, as measured | {_count(MANY_HOSTS)} / {hosts} = {shards}; each "
         f"{found['rss'] / GIB:.1f} GiB and {found['cores']:.2f} of a core, twice the memory for "
@@ -268,6 +270,20 @@ def _paper(found: Found) -> Iterator[str]:
         "Mimir's are the figures of *Planning Grafana Mimir capacity* in its documentation, which "
         "asks for half as much memory and disk again."
     )
+
+
+def _without(found: Found, of_one: float) -> Iterator[str]:
+    """What fleet.md advises to drop."""
+    reasons = found["series"]["vm"].get(REASONS)
+    if reasons:
+        left = per_host(found) - reasons * found["vms"]
+        series = left * MANY_HOSTS
+        yield (
+            f"| the same without `{REASONS}` | {_count(per_host(found))} - {reasons:g} x "
+            f"{found['vms']} = {_count(left)} series a host, {series / MILLION:.1f} million, "
+            f"{_count(series / found['interval_s'])} samples a second, "
+            f"{series * of_one / GIB:.0f} GiB |"
+        )
 
 
 def _block_bytes(found: Found) -> float:

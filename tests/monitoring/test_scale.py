@@ -51,6 +51,8 @@ def test_alerts_fire_for_the_hosts_that_failed_and_for_the_dead_one(
     assert scaled.fired(asking) == {"compute-0003", "compute-0008"}
     assert scaled.fired(asking, "PinwatchDown") == set(watched.served.said()["dead"])
     assert watched.served.said()["dead"] == ["compute-0005"]
+    (query,) = (q for q in scaled.of_board("pinwatch-fleet") if "Hosts not watched" in q.where)
+    assert asking.value(query.expr) == 1
 
 
 @pytest.mark.parametrize("query", scaled.of_board("pinwatch-fleet"), ids=lambda query: query.where)
