@@ -12,6 +12,7 @@ MILLION = 1_000_000
 GIB = 1 << 30
 MANY_HOSTS = 10_000
 REASONS = "pinwatch_vfio_map_failures_total"
+CHUNK_SAMPLES = 120
 SHOWN = 8  # metrics, rules and queries that cost most
 # What Grafana Labs says in "Planning Grafana Mimir capacity".
 MIMIR = {
@@ -182,8 +183,8 @@ def _queries(found: Found) -> Iterator[str]:
     yield (
         "All panels, variables and annotations of a dashboard, each asked five times; *opening* is "
         "the sum of medians, as if one were asked after the other. For the host's and the VM's "
-        "dashboard one is chosen. The day before the run was written from recorded series, and "
-        "asked after a restart."
+        f"dashboard one is chosen. Of the hour, the run filled {found['minutes']:g} minutes. The day "
+        "before was written from recorded series, and asked after a restart."
     )
     yield ""
     yield (
@@ -226,13 +227,17 @@ def _paper(found: Found) -> Iterator[str]:
     hosts, interval_s = found["hosts"], found["interval_s"]
     series = per_host(found) * MANY_HOSTS
     samples_s = series / interval_s
-    of_one = found["rss"] / found["head_series"]
+    of_one = found["rss"] / found["head_series"] + _chunk_bytes(found)
     shards = ceil(MANY_HOSTS / hosts)
     recorded = found["series"]["recorded"] / hosts
     global_series = found["series"]["far"] / hosts * MANY_HOSTS
     yield f"## On paper: {_count(MANY_HOSTS)} hosts"
     yield ""
-    yield "Each line is a product of numbers above; nothing of it was run."
+    yield (
+        "Each line is a product of numbers above; nothing of it was run. The run was shorter than the "
+        f"{CHUNK_SAMPLES} samples of a chunk, of which Prometheus keeps one a series in memory: that "
+        f"is {_chunk_bytes(found):.0f} bytes a series more than measured."
+    )
     yield ""
     yield "| | |"
     yield "|---|---|"
@@ -251,8 +256,8 @@ def _paper(found: Found) -> Iterator[str]:
     yield from _without(found, of_one)
     yield (
         f"| shards of {hosts} hosts, as measured | {_count(MANY_HOSTS)} / {hosts} = {shards}; each "
-        f"{found['rss'] / GIB:.1f} GiB and {found['cores']:.2f} of a core, twice the memory for "
-        "comfort |"
+        f"{per_host(found) * hosts * of_one / GIB:.1f} GiB, and twice that for comfort, and "
+        f"{found['cores']:.2f} of a core |"
     )
     a_sample = _block_bytes(found)
     yield (
@@ -284,6 +289,12 @@ def _without(found: Found, of_one: float) -> Iterator[str]:
             f"{_count(series / found['interval_s'])} samples a second, "
             f"{series * of_one / GIB:.0f} GiB |"
         )
+
+
+def _chunk_bytes(found: Found) -> float:
+    """What is still missing of a series' first chunk in memory."""
+    disk = found["on_disk"]
+    return float(max(0, CHUNK_SAMPLES - disk["samples_a_series"]) * disk["chunks_per_sample"])
 
 
 def _block_bytes(found: Found) -> float:
