@@ -183,8 +183,8 @@ def _queries(found: Found) -> Iterator[str]:
     yield (
         "All panels, variables and annotations of a dashboard, each asked five times; *opening* is "
         "the sum of medians, as if one were asked after the other. For the host's and the VM's "
-        f"dashboard one is chosen. Of the hour, the run filled {found['minutes']:g} minutes. The day "
-        "before was written from recorded series, and asked after a restart."
+        f"dashboard one is chosen. Of the hour, the run filled {found['minutes']:g} minutes. The "
+        "day before was written from recorded series, and asked after a restart."
     )
     yield ""
     yield (
@@ -234,9 +234,9 @@ def _paper(found: Found) -> Iterator[str]:
     yield f"## On paper: {_count(MANY_HOSTS)} hosts"
     yield ""
     yield (
-        "Each line is a product of numbers above; nothing of it was run. The run was shorter than the "
-        f"{CHUNK_SAMPLES} samples of a chunk, of which Prometheus keeps one a series in memory: that "
-        f"is {_chunk_bytes(found):.0f} bytes a series more than measured."
+        "Each line is a product of numbers above; nothing of it was run. The run was shorter than "
+        f"the {CHUNK_SAMPLES} samples of a chunk, of which Prometheus keeps one a series in memory: "
+        f"that is {_chunk_bytes(found):.0f} bytes a series more than measured."
     )
     yield ""
     yield "| | |"
