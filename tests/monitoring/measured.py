@@ -235,8 +235,8 @@ def _paper(found: Found) -> Iterator[str]:
     yield ""
     yield (
         "Each line is a product of numbers above; nothing of it was run. The run was shorter than "
-        f"the {CHUNK_SAMPLES} samples of a chunk, of which Prometheus keeps one a series in memory: "
-        f"that is {_chunk_bytes(found):.0f} bytes a series more than measured."
+        f"the {CHUNK_SAMPLES} samples of a chunk, of which Prometheus keeps one for each series in "
+        f"memory: that is {_chunk_bytes(found):.0f} bytes a series more than measured."
     )
     yield ""
     yield "| | |"
