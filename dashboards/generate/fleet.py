@@ -48,7 +48,8 @@ def _now(made: Dashboard) -> None:
             "Stuck pins",
             "Long-term pins that have not returned for more than a second, as of the last minute. "
             "A VM hangs in each.",
-            "short", "sum(instance:pinwatch_longterm_pins_stuck:sum{HOST}) or vector(0)", steps=BAD_ABOVE_0,
+            "short", "sum(instance:pinwatch_longterm_pins_stuck:sum{HOST}) or vector(0)",
+            steps=BAD_ABOVE_0,
         ),
         number(
             "VMs that would fail",
