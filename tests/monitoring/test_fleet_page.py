@@ -59,6 +59,7 @@ def test_what_is_written_far_away_is_recorded_or_counts_failures() -> None:
         "pinwatch_longterm_pin_failures_total", "pinwatch_longterm_slow_pins_total",
     }  # fmt: skip
     assert not re.fullmatch(keep["regex"], "up;node")
+    assert all(re.fullmatch(keep["regex"], f"{name};") for name in recorded_labels())  # no job
 
 
 @pytest.mark.parametrize(
