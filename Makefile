@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 KERNEL ?= 7.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check run matrix forecasts looking cost documents dashboards \
+.PHONY: help setup demo test test-full check run matrix forecasts fleet looking cost documents dashboards \
 	pictures screens lab-shell clean
 
 help: ## show this list
@@ -49,6 +49,9 @@ pictures: $(PYTHON) ## draw what the dashboards show of replayed recordings, int
 
 screens: $(PYTHON) ## write the expected screens of `pinwatch top` anew (tests/terminal/screens)
 	@SCREENS=write $(PYTHON) -m pytest tests/terminal
+
+fleet: $(PYTHON) ## simulate 500 hosts x 50 VMs for a real Prometheus, write docs/fleet-measured.md (20 min, 12 GiB)
+	@$(PYTHON) -m tests.monitoring.scale --write
 
 looking: setup ## what looking at the memory of 100 idle VMs costs on this machine (seven minutes)
 	@$(PYTHON) -m tests.lab.looking

@@ -46,9 +46,10 @@ def _now(made: Dashboard) -> None:
         ),
         number(
             "Stuck pins",
-            "Long-term pins that have not returned for more than a second, now. A VM hangs in "
-            "each.",
-            "short", "sum(pinwatch_longterm_pins_stuck{HOST}) or vector(0)", steps=BAD_ABOVE_0,
+            "Long-term pins that have not returned for more than a second, as of the last minute. "
+            "A VM hangs in each.",
+            "short", "sum(instance:pinwatch_longterm_pins_stuck:sum{HOST}) or vector(0)",
+            steps=BAD_ABOVE_0,
         ),
         number(
             "VMs that would fail",
@@ -130,7 +131,7 @@ def _will(made: Dashboard) -> None:
                 "Largest need": (
                     "max by (instance) (instance:pinwatch_vm_pin_need_bytes:max{HOST})", "bytes"),
                 "Free for pins": (
-                    'sum by (instance) (pinwatch_host_free_bytes{HOST, kind="unmovable_usable"})',
+                    "sum by (instance) (instance:pinwatch_host_unmovable_usable_bytes:sum{HOST})",
                     "bytes",
                 ),
             },
@@ -168,7 +169,7 @@ def _will(made: Dashboard) -> None:
             "bytes",
             Query(
                 "bottomk(10, sum by (instance) "
-                '(pinwatch_host_free_bytes{HOST, kind="unmovable_usable"}))',
+                "(instance:pinwatch_host_unmovable_usable_bytes:sum{HOST}))",
                 "{{instance}}",
             ),
         )

@@ -24,17 +24,27 @@ RULES = SHIPPED / "prometheus_rules.yaml"
 ALERTS = SHIPPED / "prometheus_alerts.yaml"
 FAILURES = "vm_source_reason_holder:pinwatch_longterm_pin_failures:increase1m"
 
-# What Grafana puts for its variables, where all is chosen and the last hour is shown.
-VARIABLES = {
-    "$__rate_interval": "2m",
-    "$__interval": "1m",
-    "$__range": "1h",
-    "$job": ".+",
-    "$instance": ".+",
-    "$vm": ".+",
-}
-RANGE_S, STEP_S = 3600, 60
+# What Grafana puts for its variables where all is chosen.
+ALL = {"$job": ".+", "$instance": ".+", "$vm": ".+"}
 
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time range that a dashboard shows, and what Grafana makes of it."""
+
+    range_s: float = 3600
+    step_s: float = 60
+    rate_s: float = 120
+
+    def variables(self) -> dict[str, str]:
+        return {
+            "$__rate_interval": f"{self.rate_s * 1000:.0f}ms",
+            "$__interval": f"{self.step_s * 1000:.0f}ms",
+            "$__range": f"{self.range_s * 1000:.0f}ms",
+        }
+
+
+HOUR = Span()
 Series = dict[str, Any]  # as the API gives it: metric, and value or values
 
 
@@ -57,9 +67,10 @@ def panels(path: Path) -> list[dict[str, Any]]:
     return [panel for panel in board(path)["panels"] if panel["type"] != "row"]
 
 
-def plain(expr: str, **chosen: str) -> str:
+def plain(expr: str, span: Span = HOUR, **chosen: str) -> str:
     """With values for Grafana's variables."""
-    for name, value in {**VARIABLES, **{f"${key}": value for key, value in chosen.items()}}.items():
+    own = {f"${key}": value for key, value in chosen.items()}
+    for name, value in {**span.variables(), **ALL, **own}.items():
         expr = expr.replace(name, value)
     return expr
 
@@ -118,18 +129,19 @@ class Prometheus:
 
     url: str
     now: float
+    span: Span = HOUR
 
     def get(self, path: str, **arguments: Any) -> Any:
         """What the API says. Raises urllib's HTTPError for a query that it does not understand."""
         query = urllib.parse.urlencode(arguments)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=120) as answer:
             return json.load(answer)["data"]
 
     def ask(self, query: Query, **chosen: str) -> list[Series]:
-        expr = plain(query.expr, **chosen)
+        expr = plain(query.expr, self.span, **chosen)
         if query.ranged:
-            span = {"start": self.now - RANGE_S, "end": self.now, "step": STEP_S}
-            found = self.get("query_range", query=expr, **span)
+            start, step = self.now - self.span.range_s, self.span.step_s
+            found = self.get("query_range", query=expr, start=start, end=self.now, step=step)
         else:
             found = self.get("query", query=expr, time=self.now)
         result: list[Series] = found["result"]

@@ -22,6 +22,7 @@ import yaml
 from tests.lab.tools import tool
 
 START_S = 30
+REPLAY_S = 300  # what a large Prometheus may take to read its log again
 
 
 def free_port() -> int:
@@ -32,16 +33,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str | Path], ready: str, log: Path) -> Iterator[None]:
+def running(
+    command: Sequence[str | Path], ready: str, log: Path, seconds: float = START_S
+) -> Iterator[None]:
     """A server, from when `ready` answers until the end of the block."""
     with log.open("ab") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        wait_for(lambda: _answers(ready), f"{command[0]} does not start: {log}")
+        wait_for(lambda: _answers(ready), f"{command[0]} does not start: {log}", seconds)
         yield
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=seconds)
 
 
 def wait_for(done: Any, otherwise: str, seconds: float = START_S) -> Any:
@@ -63,20 +66,22 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def prometheus(home: Path, config: dict[str, Any]) -> Iterator[str]:
+def prometheus(home: Path, config: dict[str, Any], *flags: str) -> Iterator[str]:
     """Prometheus with the data below `home`; gives its URL."""
     path = home / "prometheus.yaml"
     path.write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"
-    command = (
+    command: tuple[str | Path, ...] = (
         tool("prometheus"),
         f"--config.file={path}",
         f"--storage.tsdb.path={home / 'data'}",
         f"--web.listen-address={address}",
         "--enable-feature=exemplar-storage",
         "--log.level=warn",
+        *flags,
     )
-    with running(command, f"http://{address}/-/ready", home / "prometheus.log"):
+    ready, log = f"http://{address}/-/ready", home / "prometheus.log"
+    with running(command, ready, log, REPLAY_S):
         yield f"http://{address}"
 
 

@@ -36,7 +36,10 @@ def failing(times: int) -> Snapshot:
     """A VM whose maps have failed so often since the daemon started."""
     bad = history.bad(time.time() + 300, 0)
     failures: Counters = {
-        "pinwatch_vfio_map_failures_total": {("ENOMEM", "extra_ref_plain"): float(times)}
+        "pinwatch_vfio_map_failures_total": {("ENOMEM", "extra_ref_plain"): float(times)},
+        "pinwatch_longterm_pin_failures_total": {
+            ("vfio_type1", "extra_ref_plain", "pipe"): float(times)
+        },
     }
     counters = {VM: failures if times else {}}
     return replace(bad, vms=(), devices={}, outlooks={}, vm_counters=counters)

@@ -55,8 +55,8 @@ TARGET_LABELS = {"job", "instance"}
 # Counters of which the value itself is shown: what was said since the VM is known.
 SHOWN_AS_THEY_ARE = {"pinwatch_vm_hints_total"}
 
-# A heatmap and quantiles say it better.
-NOT_SHOWN = {DURATION.name + "_sum", DURATION.name + "_count"}
+# A heatmap and quantiles say it better; only the words of an alert ask for the errno.
+NOT_SHOWN = {DURATION.name + "_sum", DURATION.name + "_count", "pinwatch_vfio_map_failures_total"}
 
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _NAME = re.compile(r"(?<![\w$.])([A-Za-z_:][\w:]*)\b(?!\s*\()\s*(\{[^}]*\})?")
@@ -227,6 +227,17 @@ def test_lint_counters(query: Query) -> None:
 
 
 # ---- in the words of the catalogue --------------------------------------------------------------
+
+
+def test_the_fleet_asks_for_no_series_of_vms() -> None:
+    """What is recorded, and a few of each host: so it stays cheap, and can be federated."""
+    asked = {
+        name
+        for query in everything()
+        if query.where.startswith("pinwatch-fleet / ")
+        for name, _ in selectors(query.expr)
+    }
+    assert {name for name in asked if ":" not in name} == {"up", "pinwatch_build_info", "ALERTS"}
 
 
 @each_query
