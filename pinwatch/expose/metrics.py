@@ -74,10 +74,11 @@ def host_families(snapshot: Snapshot, facts: KernelFacts) -> Iterator[Metric]:
 def counter_family(
     spec: MetricSpec, values: Mapping[Labels, float], since_s: float | None = None
 ) -> CounterMetricFamily:
-    """A family of counters, by the values of all its labels; `since_s` is when they began at 0."""
+    """A family of counters, by the values of all its labels; `since_s` is when they began at 0,
+    which is said of those that have counted."""
     family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.open_unit)
     for labels, value in values.items():
-        family.add_metric(labels, value, since_s)
+        family.add_metric(labels, value, since_s if value else None)
     return family
 
 
@@ -135,11 +136,9 @@ def _durations(snapshot: Snapshot) -> HistogramMetricFamily:
         labels = (histogram.source, "failed" if histogram.failed else "ok")
         events = snapshot.duration_exemplars.get((histogram.source, histogram.failed), {})
         family.add_metric(labels, buckets(histogram.slots, events), histogram.sum_ns / 1e9)
-        family.add_sample(
-            f"{DURATION.name}_created",
-            dict(zip(DURATION.labels, labels, strict=True)),
-            snapshot.started_s,
-        )
+        if any(histogram.slots):
+            began = dict(zip(DURATION.labels, labels, strict=True))
+            family.add_sample(f"{DURATION.name}_created", began, snapshot.started_s)
     return family
 
 
