@@ -1,8 +1,9 @@
 """Where a cgroup is below /sys/fs/cgroup, also for a daemon in a container. Roots are arguments.
 
-In a cgroup namespace of its own a reader is shown paths that begin where it is (cgroup_namespaces(7)):
-`/../../kubepods-pod1.slice/...`, without what lies above both. What that is it cannot ask; but how
-many levels it are says the path of the host's first process, which is at the top or right below.
+In a cgroup namespace of its own a reader is shown paths that begin where it is
+(cgroup_namespaces(7)): `/../../kubepods-pod1.slice/...`, without what lies above both. What that is
+cannot be asked; but how many levels it has says the path of the host's first process, which is at
+the top or right below it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _INIT = 1
 
 
 def directory(proc: Path, sysfs: Path, path: str) -> Path | None:
-    """Of a cgroup as /proc/PID/cgroup shows it; None where it cannot be told, or is not to be seen."""
+    """Of a cgroup as /proc/PID/cgroup shows it; None where that cannot be told, or not seen."""
     top = sysfs / "fs/cgroup"
     up = _levels_up(path)
     below = path.strip("/").split("/")[up:]

@@ -1,4 +1,5 @@
-"""Programs of packages that must not be installed, because installing them starts a service.
+"""Programs of packages that must not be installed, because installing them starts a service,
+or need not be.
 
 Takes a program's name.  Gives its path in the cache, from this machine's own suite, fetched once.
 Never runs it.
@@ -11,6 +12,7 @@ from tests.lab.archive import cache_dir, locked, open_suite, own_suite
 from tests.lab.errors import LabError
 
 PACKAGES = {
+    "kubectl": "kubernetes-client",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
