@@ -88,17 +88,18 @@ def _build(image: Image) -> None:
         made.rename(image.directory)
 
 
-def debian(suite: str, tar: Path, *packages: str) -> Path:
-    """A small Debian with these packages, as a tar file."""
+def debian(suite: str, tar: Path, *packages: str, keep_lists: bool = False) -> Path:
+    """A small Debian with these packages, as a tar file; with apt's lists, or none."""
     source = archive_of(suite, machine_sources(), own_suite())
     include = [f"--include={','.join(packages)}"] if packages else []
-    run(["mmdebstrap", "--quiet", "--variant=minbase", "--architectures=amd64", *include,
+    include += ["--skip=cleanup/apt/lists"] if keep_lists else []
+    run(["nice", "mmdebstrap", "--quiet", "--format=tar", "--variant=minbase", "--architectures=amd64", *include,
          suite, str(tar), source.line(suite).strip()], what=f"make a {suite}")  # fmt: skip
     return tar
 
 
 def pip_settings(directory: Path, certificates: str) -> dict[str, Path]:
-    """Files by which a pip elsewhere trusts whom the machine's own trusts, by the path that they must
+    """Files by which a pip elsewhere trusts whom this machine's trusts, by the path that they must
     have there. `certificates`: such a path."""
     done = run([sys.executable, "-m", "pip", "config", "list"], what="ask pip")
     settings = dict(re.findall(r"^\w+\.([\w-]+)='(.*)'$", done, re.MULTILINE))

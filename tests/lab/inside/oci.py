@@ -209,7 +209,7 @@ def _failing_vm() -> Result:
     path, mib = Path("/dev/shm/web-01"), 128
     bdf = vfio.find_edu().name
     backend = f"memory-backend-file,id=ram,size={mib}M,mem-path={path},share=on,prealloc=on"
-    held = {"path": str(path), "mib": mib, "offset": 61 * MIB}
+    held: dict[str, Any] = {"path": str(path), "mib": mib, "offset": 61 * MIB}
     with host.running_workload("hold_file", **held) as (holder, _):
         os.chown(path, VM_USER, VM_USER)
         command = [*_vm("shop_web-01", mib, backend), "-device", f"vfio-pci,host={bdf}"]
