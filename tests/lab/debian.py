@@ -1,8 +1,8 @@
 """A Debian on which Ansible installs pinwatch: a directory, in which a playbook runs by chroot.
 
-Takes variables of the role; gives what Ansible says.  The Debian is this machine's own suite, made by
-mmdebstrap; Ansible is its own, in a virtual environment that the cache keeps.  Never changes this
-machine: what the playbook does stays in that directory.
+Takes variables of the role; gives what Ansible says.  The Debian is this machine's own suite, made
+by mmdebstrap; Ansible is its own, in a virtual environment that the cache keeps.  Never changes
+this machine: what the playbook does stays in that directory.
 """
 
 import re
@@ -17,7 +17,7 @@ from tests.lab.archive import cache_dir, locked, own_suite
 from tests.lab.image import CHECKOUT, debian, pip_settings, run
 
 PLAYBOOK = CHECKOUT / "systemd/ansible/playbook.yml"
-ANSIBLE = "ansible-core>=2.14,<2.20"
+ANSIBLE = "ansible-core>=2.15"
 PACKAGES = (
     "systemd", "systemd-sysv", "udev", "dbus", "kmod", "iproute2", "procps", "ca-certificates",
     "python3", "python3-apt",
@@ -35,7 +35,8 @@ mount --rbind /dev "$root/dev"
 mount -t tmpfs none "$root/run"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 while [ "$1" != -- ]; do
-    if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$root$(dirname "$2")"; touch "$root$2"; fi
+    mkdir -p "$root$(dirname "$2")"
+    if [ -d "$1" ]; then mkdir -p "$root$2"; else touch "$root$2"; fi
     mount --bind "$1" "$root$2"
     shift 2
 done

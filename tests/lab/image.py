@@ -93,8 +93,9 @@ def debian(suite: str, tar: Path, *packages: str, keep_lists: bool = False) -> P
     source = archive_of(suite, machine_sources(), own_suite())
     include = [f"--include={','.join(packages)}"] if packages else []
     include += ["--skip=cleanup/apt/lists"] if keep_lists else []
-    run(["nice", "mmdebstrap", "--quiet", "--format=tar", "--variant=minbase", "--architectures=amd64", *include,
-         suite, str(tar), source.line(suite).strip()], what=f"make a {suite}")  # fmt: skip
+    kind = "--format=tar", "--variant=minbase", "--architectures=amd64"
+    command = ["nice", "mmdebstrap", "--quiet", *kind, *include, suite, str(tar)]
+    run([*command, source.line(suite).strip()], what=f"make a {suite}")
     return tar
 
 

@@ -1,4 +1,4 @@
-"""The role, applied by a real Ansible to a Debian; then that Debian booted, with systemd as init."""
+"""The role, applied by a real Ansible to a Debian; then that booted, with systemd as init."""
 
 from __future__ import annotations
 
