@@ -18,6 +18,9 @@ MANIFEST = Path(__file__).resolve().parents[2] / "systemd/kubernetes/pinwatch.ya
 # That of Podman and CRI-O, in the form that Docker has: rules that ask for capabilities.
 SECCOMP = Path("/usr/share/containers/seccomp.json")
 
+# Debian 12's is from when these asked for CAP_SYS_ADMIN. Profiles of today have them as well.
+_NEWER = {"CAP_BPF": "bpf", "CAP_PERFMON": "perf_event_open"}
+
 Document = dict[str, Any]
 
 _UNITS = {"": 1, "m": 1e-3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
@@ -157,7 +160,9 @@ def _resources(limits: Document) -> Document:
 
 def seccomp(profile: Document, held: Sequence[str]) -> Document:
     """The rules that count for who has these capabilities, on x86-64."""
-    rules = [_rule(rule) for rule in profile["syscalls"] if _applies(rule, set(held))]
+    newer = {_NEWER[name] for name in held if name in _NEWER}
+    rules = [_rule(rule, newer) for rule in profile["syscalls"] if _applies(rule, set(held))]
+    rules += [{"names": [name], "action": "SCMP_ACT_ALLOW"} for name in sorted(newer)]
     return {
         "defaultAction": profile["defaultAction"],
         "defaultErrnoRet": profile.get("defaultErrnoRet", 1),
@@ -175,8 +180,9 @@ def _applies(rule: Document, held: set[str]) -> bool:
     )
 
 
-def _rule(rule: Document) -> Document:
-    kept = {"names": rule["names"], "action": rule["action"]}
+def _rule(rule: Document, without: set[str]) -> Document:
+    names = [name for name in rule["names"] if name not in without]
+    kept = {"names": names, "action": rule["action"]}
     if rule.get("args"):
         kept["args"] = rule["args"]
     if rule.get("errnoRet") is not None:

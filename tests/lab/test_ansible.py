@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.lab import guest, kernels
+from tests.lab.conftest import LabRun, as_json
 from tests.lab.debian import Debian
+from tests.lab.layouts import LAYOUTS
+from tests.lab.outcome import Status
 
+KERNEL = "6.12"
 pytestmark = pytest.mark.full
 
 
@@ -66,3 +72,73 @@ def test_it_refuses_what_pinwatch_does_not_support(fresh: Debian) -> None:
     assert done.code != 0
     assert "pinwatch cannot run on localhost: it needs systemd" in done.text
     assert done.count("changed") == 0
+
+
+# ---- booted ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabRun]:
+    """A host with a disk of its own, so to speak: installed by Ansible, then booted."""
+    directory = tmp_path_factory.mktemp("booted")
+    made = Debian(directory)
+    done = made.play(pinwatch_start=False)
+    assert done.code == 0, done.text
+    outcome = guest.boot_installed(
+        kernels.fetch(kernels.series(KERNEL)),
+        LAYOUTS["oci"],
+        made.root,
+        ["/opt/pinwatch/bin/python", "-m", "tests.lab.inside.unit"],
+        results=directory / "results",
+    )
+    yield LabRun(KERNEL, outcome)
+    shutil.rmtree(made.root)
+
+
+def test_systemd_boots_the_host_and_starts_the_unit(host: LabRun) -> None:
+    assert host.outcome.status is Status.FINISHED, str(host.outcome)
+    found = host.result("unit")
+    assert found["first_process"] == "systemd"
+    assert found["is_active"] == "active", as_json(found)
+    properties = found["properties"]
+    assert properties["NRestarts"] == "0"
+    assert properties["UnitFileState"] == "enabled"
+    # Type=notify: what the daemon said of itself when it was ready.
+    assert re.match(r"\d+ hooks attached", properties["StatusText"]), as_json(found)
+    started, ready = (
+        int(properties[name])
+        for name in ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    )
+    assert ready > started
+
+
+def test_no_hook_is_refused_under_the_units_hardening(host: LabRun) -> None:
+    hooks = host.result("hooks")
+    assert [name for name in hooks if 'mode="off"' in name] == [
+        'pinwatch_hook_attached{hook="cma_finish",mode="off",symbol=""}'  # 6.12 is without CMA
+    ]
+    assert sum(hooks.values()) > 40
+    doctor = host.result("doctor")
+    assert doctor["code"] == 0, as_json(doctor)
+
+
+def test_a_failure_under_the_unit_is_told_with_its_reason(host: LabRun) -> None:
+    found = host.result("failure")
+    (failed,) = found["failures"]
+    assert (failed["vm"]["name"], failed["reason"]) == ("web-01", "extra_ref_plain")
+    assert failed["primary"]["facts"]["pfn"] is not None
+    assert [event["id"] for event in found["events"]]
+    (line,) = found["fields"]
+    assert (line["PINWATCH_VM"], line["PINWATCH_REASON"]) == ("web-01", "extra_ref_plain")
+    assert line["_SYSTEMD_UNIT"] == "pinwatch.service"
+
+
+def test_a_vm_of_another_user_is_looked_at_under_the_unit(host: LabRun) -> None:
+    found = host.result("failure")
+    assert found["looked_s"] is not None
+    assert not found["losses"], as_json(found["losses"])
+
+
+def test_a_restart_ends_when_it_is_ready(host: LabRun) -> None:
+    found = host.result("restart")
+    assert (found["is_active"], found["ready"].strip()) == ("active", "ready"), as_json(found)

@@ -1,8 +1,9 @@
-"""The DaemonSet's container on a host: `python -m tests.lab.inside.oci IMAGE [CAPABILITY...]`.
+"""The DaemonSet's container on a host: `python -m tests.lab.inside.oci IMAGE [WITHOUT...]`.
 
 Its image, its configuration as a container runtime would make it of the manifest, a real OCI
-runtime (crun), and VMs in pods as KubeVirt runs them. Each of the capabilities is taken away from
-it once; without any, it runs as it is. It judges nothing: tests/lab/test_oci.py does.
+runtime (crun), and VMs in pods as KubeVirt runs them. Once for each WITHOUT, which are
+capabilities (`SYS_ADMIN,BPF`) that are taken away from it. It judges nothing: tests/lab/test_oci.py
+does.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ SECRET = '{"qom-type":"secret","id":"masterKey0","format":"raw","data":"MDEyMzQ1
 
 def main(image: Path, taken_away: Sequence[str]) -> int:
     _prepare()
-    for capability in taken_away or [""]:
+    for names in taken_away or [""]:
         try:
-            result = _observe(Image(image), [capability] if capability else [])
+            result = _observe(Image(image), names.split(","))
         except Exception:
             result = {"broken": traceback.format_exc()[-3000:], "log": _log()}
-        channel.send("scenario", name=f"without {capability}".strip(), result=result)
+        channel.send("scenario", name=f"without {names}".strip(), result=result)
     channel.send("stopped", code=0, memory={})
     return 0
 
