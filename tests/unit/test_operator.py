@@ -67,7 +67,7 @@ def test_job_and_instance_are_as_dashboards_and_alerts_ask(tmp_path: Path) -> No
     }
     config = tmp_path / "prometheus.yaml"
     config.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
-    done = promtool("check", "service-discovery", config, job)
+    done = promtool("check", "service-discovery", "--timeout=1s", config, job)
     assert done.returncode == 0, done.stdout + done.stderr
     (target,) = yaml.safe_load(done.stdout)
     left = {name: n for name, n in target["labels"].items() if not name.startswith("__")}
