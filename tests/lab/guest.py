@@ -257,6 +257,22 @@ ExecStopPost=/usr/bin/systemctl poweroff --force
 [Install]
 WantedBy=multi-user.target
 """
+# What a disk has and the share of virtme-ng has not: reading ahead, and files that SQLite and the
+# journal can map.
+_DISK_UNIT = """\
+[Unit]
+Description=a disk as a host has one
+DefaultDependencies=no
+RequiresMountsFor=/sys /var
+Before=basic.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'for f in /sys/class/bdi/9p-*/read_ahead_kb; do echo 512 >$f; done'
+ExecStart=/bin/mkdir -p /var/lib/pinwatch
+ExecStart=/bin/mount -t tmpfs -o mode=755 none /var/lib/pinwatch
+[Install]
+WantedBy=basic.target
+"""
 _LAB = Path("/lab")
 
 
@@ -275,11 +291,16 @@ def boot_installed(
     lab = root / _LAB.relative_to("/")
     shutil.copytree(_HERE.parent, lab / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     _write_job(lab / "share", command, {"PYTHONPATH": str(_LAB)}, working=_LAB)
-    unit = root / "etc/systemd/system/pinwatch-lab.service"
-    unit.write_text(_JOB_UNIT.format(lab=_LAB, share=channel.SHARE))
+    units = {
+        "pinwatch-lab-disk.service": _DISK_UNIT,
+        "pinwatch-lab.service": _JOB_UNIT.format(lab=_LAB, share=channel.SHARE),
+    }
+    for name, text in units.items():
+        (root / "etc/systemd/system" / name).write_text(text)
+    shutil.rmtree(root / "var/log/journal", ignore_errors=True)
     modules = kernel.root / "lib/modules" / kernel.release
     shutil.copytree(modules, root / "lib/modules" / kernel.release, symlinks=True)
-    subprocess.run(["chroot", root, "systemctl", "enable", "--quiet", unit.name], check=True)
+    subprocess.run(["chroot", root, "systemctl", "enable", "--quiet", *units], check=True)
     masked = ("getty.target", "serial-getty@ttyS0.service")
     vmm = [
         *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "virtme.commands.run"),
@@ -289,7 +310,7 @@ def boot_installed(
         *("--cpus", str(layout.cpus)),
         *(f"--kopt=systemd.mask={unit}" for unit in masked),
         *(f"--kopt={option}" for option in layout.kernel_options()),
-        *("--show-boot-console", "--qemu-opts", *layout.qemu_options(), *_ports(directory)),
+        *("--qemu-opts", *layout.qemu_options(), *_ports(directory)),
     ]
     (directory / "command.txt").write_text(shlex.join(vmm) + "\n")
     with _only_guest():
