@@ -10,9 +10,10 @@
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 
-/* bcc loads kfunc__X as fentry and kretfunc__X as fexit of X. */
-#define ENTRY_FENTRY(hook) int CAT(kfunc__, SYM_##hook)(u64 *ctx)
-#define EXIT_FENTRY(hook) int CAT(kretfunc__, SYM_##hook)(u64 *ctx)
+/* bcc loads kfunc__X as fentry and kretfunc__X as fexit of X; since 0.28 it wants to be told where X
+ * is, kfunc__vmlinux__X, which the loader knows. */
+#define ENTRY_FENTRY(hook) int CAT(CAT(kfunc__, FENTRY_OF), SYM_##hook)(u64 *ctx)
+#define EXIT_FENTRY(hook) int CAT(CAT(kretfunc__, FENTRY_OF), SYM_##hook)(u64 *ctx)
 #define ARG_FENTRY(n) ctx[n]
 #define RC_FENTRY(hook) ((s64)ctx[NARGS_##hook])
 #define ARGS_ON_EXIT_FENTRY 1

@@ -27,15 +27,19 @@ static __always_inline u32 is_zero(u64 x)
 	return ~((x | minus) >> 63) & 1;
 }
 
-/* How often: mlocked and unlocked again and again, a page is in it each time, with a reference each. */
+/* How often: mlocked and unlocked again and again, a page is in it each time, with a reference each.
+ * One entry after the other: LLVM 19 (Debian 13) would load all of them first, which is more than the
+ * stack of a BPF program (512 bytes) and whatever else is on it hold. */
 static __always_inline u32 times_in_batch(struct lru_batch *batch, u64 folio)
 {
 	u32 hits = 0, i;
 
 #pragma unroll
-	for (i = 0; i < LRU_BATCH_SIZE; i++)
+	for (i = 0; i < LRU_BATCH_SIZE; i++) {
 		/* the low bits of an entry of an mlock batch are flags (mm/mlock.c) */
 		hits |= is_zero((batch->entries[i] ^ folio) & ~3ULL) << i;
+		asm volatile("" : "+r"(hits) : : "memory");
+	}
 	return __builtin_popcount(hits & ((1U << (batch->nr & 31)) - 1));
 }
 

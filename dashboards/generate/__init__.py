@@ -1,4 +1,5 @@
-"""The Grafana dashboards as typed code. `make dashboards` writes them to dashboards_out/."""
+"""The Grafana dashboards as typed code, and rules for the Prometheus operator. `make dashboards`
+writes them to dashboards_out/ and kubernetes/."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards.generate import fleet, host, itself, vm
+from dashboards.generate import fleet, host, itself, operator, vm
 
 OUT = Path(__file__).resolve().parents[1] / "dashboards_out"
 BUILDERS = {
@@ -29,5 +30,6 @@ def text(dashboard: Dashboard) -> str:
 
 
 def texts() -> dict[Path, str]:
-    """What each file of dashboards_out/ must hold."""
-    return {OUT / f"{uid}.json": text(build(uid)) for uid, build in BUILDERS.items()}
+    """What each generated file must hold."""
+    boards = {OUT / f"{uid}.json": text(build(uid)) for uid, build in BUILDERS.items()}
+    return boards | {operator.RULE: operator.rule()}

@@ -1,4 +1,4 @@
-"""Write dashboards/dashboards_out/*.json."""
+"""Write dashboards/dashboards_out/*.json and dashboards/kubernetes/prometheusrule.yaml."""
 
 from dashboards.generate import texts
 

@@ -11,6 +11,7 @@ import ctypes as ct
 import errno
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -30,25 +31,36 @@ MAPS = (
     "split_errors", "cma_failures", "lru_batches",
 )  # fmt: skip
 FDS_PER_MESSAGE = 200  # the kernel takes 253 (SCM_MAX_FD)
+_NAMES_MODULES = (0, 28)  # since then bcc aborts on kfunc__X (src/cc/libbpf.c: mod_end)
+
+
+def fentry_of(bcc_version: str) -> str:
+    """What this bcc wants between kfunc__ and the name of a function of the kernel itself."""
+    numbers = re.findall(r"\d+", bcc_version)[:2]
+    return "vmlinux__" if tuple(map(int, numbers)) >= _NAMES_MODULES else ""
 
 
 def compile_programs(text: str, tree: Path) -> Any:
     """A bcc module made from `text`; nothing is loaded or attached yet."""
     os.environ["BCC_KERNEL_SOURCE"] = str(tree)
     try:
-        from bcc import BPF
+        from bcc import BPF, __version__
     except ImportError as error:
         raise CannotRunError(
             f"the BPF compiler bcc is not usable: {error}",
             hint="install the distribution's package: apt install python3-bpfcc (not PyPI's bcc)",
         ) from None
 
+    where = fentry_of(__version__)
+
     class Module(BPF):  # type: ignore[misc]
+        fentry_of = where
+
         def _trace_autoload(self) -> None:
             """bcc would attach by name here; the daemon attaches, so that links are its own."""
 
     try:
-        return Module(text=text)
+        return Module(text=text, cflags=[f"-DFENTRY_OF={where}"])
     except Exception as error:  # bcc raises bare Exception
         raise CannotRunError(
             f"the BPF programs do not compile for this kernel: {error}",
@@ -63,6 +75,8 @@ def load_program(module: Any, name: str, mode: Mode) -> int:
         Mode.FENTRY: module.TRACING,
         Mode.KPROBE: module.KPROBE,
     }
+    if mode is Mode.FENTRY:
+        name = name.replace("func__", f"func__{module.fentry_of}", 1)
     ct.set_errno(0)
     try:
         return int(module.load_func(name, types[mode]).fd)

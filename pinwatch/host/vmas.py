@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pinwatch.attribute import cgroups
-from pinwatch.host import procfs
+from pinwatch.host import cgroupfs, procfs
 from pinwatch.model.event import MappingKind
 from pinwatch.model.placement import Limits, Mapping, Placement
 
@@ -160,7 +160,7 @@ def read_limits(proc: Path, sysfs: Path, tgid: int, *, managed: bool) -> Limits 
         memlock_bytes=int(soft[0]) if soft and soft[0].isdigit() else None,
         may_lock=bool(int(status.get("CapEff", "0"), 16) >> _CAP_IPC_LOCK & 1),
         managed_limit=managed,
-        cgroup_bytes=_cgroup_room(sysfs, cgroups.path_of(procfs.cgroup(proc, tgid))),
+        cgroup_bytes=_cgroup_room(proc, sysfs, cgroups.path_of(procfs.cgroup(proc, tgid))),
     )
 
 
@@ -183,13 +183,13 @@ def node_list(text: str) -> frozenset[int] | None:
     )
 
 
-def _cgroup_room(sysfs: Path, path: str) -> int | None:
+def _cgroup_room(proc: Path, sysfs: Path, path: str) -> int | None:
     """The least that a cgroup above the process lets it grow by, its page cache counted as room
     (Documentation/admin-guide/cgroup-v2.rst); None when none limits it."""
     top = sysfs / "fs/cgroup"
-    group = top / path.strip("/")
+    group = cgroupfs.directory(proc, sysfs, path) or top
     rooms = []
-    while ".." not in group.parts and top in group.parents:
+    while top in group.parents:
         room = _room(group)
         if room is not None:
             rooms.append(room)

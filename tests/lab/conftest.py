@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import guest, kernels
+from tests.lab import guest, image, kernels
 from tests.lab.layouts import LAYOUTS
 from tests.lab.outcome import Outcome, Status
 from tests.lab.watched import EVERY, Watched, watched
@@ -83,6 +83,8 @@ class LabRun:
 
 def _job(layout: str) -> tuple[str, ...]:
     """A module of tests/lab/inside, with its arguments."""
+    if layout == "oci":
+        return ("oci", str(image.fetch().directory))
     if layout in _OWN_JOBS:
         return (layout,)
     return ("forecast" if layout in _FORECASTS else "scenarios", layout)

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -180,11 +181,14 @@ def _start_script() -> str:
     return f"{read_ahead}; exec /usr/bin/python3 -I -S {shlex.quote(str(_HERE / 'channel.py'))}"
 
 
-def _write_job(share: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
+def _write_job(
+    share: Path, command: Sequence[str], environment: Mapping[str, str], working: Path = _CHECKOUT
+) -> None:
     # A file, because the kernel's command line has room for 2 KiB in all.
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     passed_on = {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    job = {"command": list(command), "directory": str(_CHECKOUT), "environment": passed_on}
+    job = {"command": list(command), "directory": str(working), "environment": passed_on}
+    share.mkdir(parents=True, exist_ok=True)
     (share / "job.json").write_text(json.dumps(job, indent=1))
 
 
@@ -253,3 +257,75 @@ class Lines:
             whole, newline, _ = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
         return whole.decode(errors="replace").splitlines()
+
+
+_JOB_UNIT = """\
+[Unit]
+Description=the job of this guest
+After=multi-user.target
+[Service]
+StandardOutput=journal+console
+BindPaths={lab}/share:{share}
+ExecStart=/usr/bin/python3 -I -S {lab}/tests/lab/channel.py
+ExecStopPost=/usr/bin/systemctl poweroff --force
+[Install]
+WantedBy=multi-user.target
+"""
+# What a disk has and the share of virtme-ng has not: reading ahead, and files that SQLite and the
+# journal can map.
+_DISK_UNIT = """\
+[Unit]
+Description=a disk as a host has one
+DefaultDependencies=no
+RequiresMountsFor=/sys /var
+Before=basic.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'for f in /sys/class/bdi/9p-*/read_ahead_kb; do echo 512 >$f; done'
+ExecStart=/bin/mkdir -p /var/lib/pinwatch
+ExecStart=/bin/mount -t tmpfs -o mode=755 none /var/lib/pinwatch
+[Install]
+WantedBy=basic.target
+"""
+_LAB = Path("/lab")
+
+
+def boot_installed(
+    kernel: Kernel,
+    layout: Layout,
+    root: Path,
+    command: Sequence[str],
+    *,
+    results: Path,
+    timeout_s: float = 900,
+) -> Outcome:
+    """Boot a directory that has an operating system of its own, with its systemd as init, and run
+    the command in it when all that is enabled has been started.  Writes into that directory."""
+    directory = _new_directory(results, f"{kernel.series.name}-{layout.name}")
+    lab = root / _LAB.relative_to("/")
+    shutil.copytree(_HERE.parent, lab / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    _write_job(lab / "share", command, {"PYTHONPATH": str(_LAB)}, working=_LAB)
+    units = {
+        "pinwatch-lab-disk.service": _DISK_UNIT,
+        "pinwatch-lab.service": _JOB_UNIT.format(lab=_LAB, share=channel.SHARE),
+    }
+    for name, text in units.items():
+        (root / "etc/systemd/system" / name).write_text(text)
+    shutil.rmtree(root / "var/log/journal", ignore_errors=True)
+    modules = kernel.root / "lib/modules" / kernel.release
+    shutil.copytree(modules, root / "lib/modules" / kernel.release, symlinks=True)
+    subprocess.run(["chroot", root, "systemctl", "enable", "--quiet", *units], check=True)
+    masked = ("getty.target", "serial-getty@ttyS0.service")
+    vmm = [
+        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "virtme.commands.run"),
+        *("--qemu-bin", str(_HERE / "qemu-with-parent")),
+        *("--kimg", str(kernel.image), "--mods", "auto", "--root", str(root), "--rw", "--systemd"),
+        *("--force-9p", "--disable-kvm", "--user", "root", "--memory", layout.memory),
+        *("--cpus", str(layout.cpus)),
+        *(f"--kopt=systemd.mask={unit}" for unit in masked),
+        *(f"--kopt={option}" for option in layout.kernel_options()),
+        *("--qemu-opts", *layout.qemu_options(), *_ports(directory)),
+    ]
+    (directory / "command.txt").write_text(shlex.join(vmm) + "\n")
+    with _only_guest():
+        return watch(vmm, directory, timeout_s=timeout_s, on_event=lambda event: None)

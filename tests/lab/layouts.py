@@ -47,6 +47,7 @@ LAYOUTS = {
         qemu_args=(*_MOVABLE_NODE, "-device", "edu"),
     ),
     "storm": Layout(name="storm", memory="2G", kernel_args=("movablecore=1G",)),
+    "oci": Layout(name="oci", memory="2G", kernel_args=("movablecore=1G",)),
     "built": Layout(name="built", memory="2G", kernel_args=("movablecore=1G",)),
     # One CPU: probes that come and go while another CPU maps are what the emulator stumbles over.
     "faults": Layout(name="faults", memory="2G", cpus=1, kernel_args=("movablecore=1G",)),

@@ -1,4 +1,5 @@
-"""Programs of packages that must not be installed, because installing them starts a service.
+"""Programs of packages that must not be installed, because installing them starts a service,
+or need not be.
 
 Takes a program's name.  Gives its path in the cache, from this machine's own suite, fetched once.
 Never runs it.
@@ -12,6 +13,7 @@ from tests.lab.errors import LabError
 
 # Where to look, in this order: Debian 13 has promtool in a package of its own.
 PACKAGES = {
+    "kubectl": ("kubernetes-client",),
     "prometheus": ("prometheus",),
     "promtool": ("prometheus", "promtool"),
     "prometheus-alertmanager": ("prometheus-alertmanager",),

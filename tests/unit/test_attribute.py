@@ -213,6 +213,24 @@ ROWS = (
         ),
     ),
     Row(
+        what="read in a container, which is shown half of the path",
+        cmdline=from_libvirt("shop_web-01", "-uuid", UUID),
+        cgroup=f"/../../../{POD_SLICE.rpartition('/')[2]}/cri-containerd-{SANDBOX}.scope",
+        vm=vm(
+            "shop_web-01", Platform.KUBEVIRT, uuid=UUID, vmm="qemu-system-x86_64",
+            alias="web-01", project="shop", pod=POD,
+        ),
+    ),
+    Row(
+        what="the same with the names of cgroupfs",
+        cmdline=from_libvirt("shop_web-01"),
+        cgroup=f"/../../pod{POD}/{SANDBOX}",
+        vm=vm(
+            "shop_web-01", Platform.KUBEVIRT, vmm="qemu-system-x86_64",
+            alias="web-01", project="shop", pod=POD,
+        ),
+    ),
+    Row(
         what="before libvirt ran as a user, cgroups v1",
         cmdline=from_libvirt("shop_web-01"),
         cgroup=f"/kubepods/burstable/pod{POD}/{SANDBOX}",

@@ -16,7 +16,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana_foundation_sdk.models.dashboard import Panel as PanelModel
 
-from dashboards.generate import texts
+from dashboards.generate import operator, texts
 from dashboards.generate.parts import RUNBOOKS
 from pinwatch.expose.catalogue import BUILD, CATALOGUE, DURATION, VM_DEVICE, VM_INFO
 from tests.monitoring.queries import (
@@ -98,7 +98,7 @@ def grouping_labels(expr: str) -> set[str]:
 def test_the_files_are_what_the_generator_writes() -> None:
     wrong = [path.name for path, text in texts().items() if path.read_text() != text]
     assert not wrong, "run `make dashboards`"
-    assert set(texts()) == set(BOARDS)
+    assert set(texts()) == {*BOARDS, operator.RULE}
 
 
 @each_board

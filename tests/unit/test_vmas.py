@@ -185,6 +185,38 @@ def test_the_room_is_that_of_the_tightest_cgroup(tree: Tree) -> None:
     assert limits(tree).cgroup_bytes == 0
 
 
+VM_IN_POD = "kubepods-pod5d3f.slice/cri-containerd-2222.scope"
+
+
+@pytest.mark.parametrize(
+    ("shown", "init", "where"),
+    [
+        # a guaranteed pod, a pod of our own class, with systemd's names and without
+        (f"/../../../{VM_IN_POD}", "/../../../../init.scope", f"kubepods.slice/{VM_IN_POD}"),
+        (f"/../../{VM_IN_POD}", "/../../../../init.scope", f"kubepods.slice/burst/{VM_IN_POD}"),
+        ("/../../pod5d3f/2222", "/../../../..", "kubepods/burstable/pod5d3f/2222"),
+        ("/../../../../machine.slice/machine-qemu\\x2d3\\x2dweb.scope", "/../../../../init.scope",
+         "machine.slice/machine-qemu\\x2d3\\x2dweb.scope"),
+    ],
+)  # fmt: skip
+def test_a_cgroup_is_found_from_within_a_container(
+    tree: Tree, shown: str, init: str, where: str
+) -> None:
+    """Read in a cgroup namespace of its own, with the host's tree at /sys/fs/cgroup."""
+    tree.write("proc/1/cgroup", f"0::{init}\n")
+    tree.write(f"proc/{TGID}/cgroup", f"0::{shown}\n")
+    group(tree, f"/{where}", str(9 * MIB), 4 * MIB)
+    assert limits(tree).cgroup_bytes == 5 * MIB
+
+
+def test_a_cgroup_that_may_be_one_of_two_limits_nothing(tree: Tree) -> None:
+    tree.write("proc/1/cgroup", "0::/../../../../init.scope\n")
+    tree.write(f"proc/{TGID}/cgroup", "0::/../../../other\n")
+    for parent in ("a", "b"):
+        group(tree, f"/{parent}/other", str(9 * MIB), 4 * MIB)
+    assert limits(tree).cgroup_bytes is None
+
+
 def test_a_cgroup_outside_of_what_we_see_limits_nothing(tree: Tree) -> None:
     tree.write(f"proc/{TGID}/cgroup", "0::/../../other\n")
     assert limits(tree).cgroup_bytes is None

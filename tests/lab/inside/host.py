@@ -154,14 +154,15 @@ def pins(kind: str = "failures", *, limit: int = 1000) -> list[dict[str, Any]]:
 
 def run_workload(name: str, *, vm: str = "", **arguments: object) -> dict[str, Any]:
     """A workload to its end; what it said last. `vm`: it looks like a QEMU of that name."""
-    done = subprocess.run(_workload(name, arguments, vm), capture_output=True, check=False)
+    done = subprocess.run(workload_command(name, arguments, vm), capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr.decode()[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
     return result
 
 
-def _workload(name: str, arguments: dict[str, object], vm: str) -> list[str]:
+def workload_command(name: str, arguments: dict[str, object], vm: str) -> list[str]:
+    """What runs a workload; `vm`: as a QEMU of that name."""
     command = [sys.executable, "-m", "tests.lab.inside.workload", name, json.dumps(arguments)]
     if not vm:
         return command
@@ -176,7 +177,7 @@ def running_workload(
     name: str, *, vm: str = "", **arguments: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
     """A workload that goes on until the block ends, and its first line."""
-    with subprocess.Popen(_workload(name, arguments, vm), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(workload_command(name, arguments, vm), stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
