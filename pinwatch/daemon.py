@@ -28,7 +28,7 @@ from pinwatch.expose.catalogue import (
 from pinwatch.expose.log import Line
 from pinwatch.expose.metrics import counter_family, gauge_family
 from pinwatch.history import History
-from pinwatch.host import clock, kallsyms, procfs, sysfs
+from pinwatch.host import clock, heap, kallsyms, procfs, sysfs
 from pinwatch.host.bpf import Probes
 from pinwatch.host.frames import cma_ranges
 from pinwatch.host.lives import Lives
@@ -146,6 +146,7 @@ class Daemon:
 
     def run(self) -> None:
         """Attach, serve, and take what comes until SIGTERM or SIGINT."""
+        heap.keep_small()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:

@@ -40,8 +40,9 @@ class Watched:
         return self.ask(query, **chosen)
 
     def number(self, where: str, **chosen: str) -> float:
-        """The one number of such a panel."""
-        (only,) = self.panel(f"{where} / A", **chosen)
+        """The one number of "BOARD / TITLE"; a graph may have the same title."""
+        (query,) = (q for q in of_panels() if q.where == f"{where} / A" and not q.ranged)
+        (only,) = self.ask(query, **chosen)
         return float(only["value"][1])
 
     def firing(self) -> list[dict[str, str]]:
