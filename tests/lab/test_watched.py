@@ -22,8 +22,8 @@ RUNS = [*((kernel, layout) for kernel in KERNELS for layout in ("plain", "fragme
         ("7.2", "cma")]  # fmt: skip
 each_run = pytest.mark.parametrize("run", RUNS, ids="-".join, indirect=True)
 
-# What the plain guest may lack, or is too short for (one rule runs each 5 minutes); other guests, and
-# the replayed fleet of tests/monitoring, have it.
+# What the plain guest may lack, or is too short for (one rule runs each 5 minutes); other guests,
+# and the replayed fleet of tests/monitoring, have it.
 MAY_LACK = {
     "rule hint_timing:pinwatch_migrated_per_pinned_page:ratio_rate1h",
     "pinwatch-host / CMA allocation failures / A",
