@@ -12,15 +12,14 @@ import pytest
 
 from pinwatch.expose.catalogue import LOSSES, VFIO_MAP_FAILURES, VM_COUNTERS, VM_INFO
 from pinwatch.expose.metrics import EVENT_ID
-from tests.lab.conftest import LabRun
+from tests.lab.conftest import WATCHED, LabRun, in_guest
 from tests.lab.inside.scenarios import METRICS
-from tests.lab.test_scenarios import KERNELS, cma, fragmented, plain
+from tests.lab.test_scenarios import cma, plain
 from tests.lab.watched import Samples, Watched, scraped
 from tests.monitoring.queries import of_alerts, of_annotations, of_panels, of_rules, of_variables
 
-RUNS = [*((kernel, layout) for kernel in KERNELS for layout in ("plain", "fragmented")),
-        ("7.2", "cma")]  # fmt: skip
-each_run = pytest.mark.parametrize("run", RUNS, ids="-".join, indirect=True)
+each_run = pytest.mark.parametrize("run", sorted(WATCHED), ids="-".join, indirect=True)
+fragmented = in_guest("fragmented", "7.2")
 
 # What the plain guest may lack, or is too short for (one rule runs each 5 minutes); other guests,
 # and the replayed fleet of tests/monitoring, have it.

@@ -273,7 +273,7 @@ def _wait_for_rules(failed_at: float) -> None:
 
 def main(layout: str) -> int:
     options = ["--record", RECORDING, "--placement-cpu-percent", LOOKING_PERCENT]
-    if network.up():
+    if is_watched := network.up():
         options += ["--listen", f"0.0.0.0:{network.METRICS_PORT}"]
     daemon = host.Daemon(*options)
     channel.send("ready", seconds=daemon.ready_s, memory=daemon.memory(), log=daemon.log())
@@ -290,7 +290,8 @@ def main(layout: str) -> int:
             failed += 1
             result = {"broken": traceback.format_exc()[-3000:], "log": daemon.log()}
         channel.send("scenario", name=scenario.__name__, result=result)
-    _wait_for_rules(failed_at)
+    if is_watched:
+        _wait_for_rules(failed_at)
     memory = daemon.memory()
     (channel.out_dir() / METRICS).write_text(host.get("/metrics"))
     _STAYING.close()
