@@ -252,11 +252,20 @@ def main(words: list[str]) -> int:
     if arguments.keep:
         arguments.keep.write_text(json.dumps(found))
     text = document(found)
+    if wrong := _wrong(found["right"]):
+        print(f"{text}\nnot written: {wrong} are wrong", file=sys.stderr)
+        return 1
     if arguments.write:
         DOCS.write_text(text)
     else:
         print(text)
     return 0
+
+
+def _wrong(found: dict[str, Any]) -> list[str]:
+    """What is not as it should be, there or where that is federated to."""
+    bad = ("missing", "too_many", "fired_wrongly", "down_wrongly", "unanswered")
+    return [f"{name}: {key}" for name in ("near", "far") for key in bad if found[name][key]]
 
 
 if __name__ == "__main__":
