@@ -13,8 +13,8 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from html import escape
 from typing import Any
 from urllib.parse import parse_qs
@@ -31,11 +31,13 @@ from pinwatch.errors import CannotRunError
 from pinwatch.expose import as_json, state, stories
 from pinwatch.expose.exposition import OPENMETRICS, TEXT, Exposition, Format, expose
 from pinwatch.expose.stories import is_called
+from pinwatch.host import clock
 from pinwatch.model.kernel import KernelFacts
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.settings import listen_address
 
 REQUEST_TIMEOUT_S = 10  # a stuck client must not hold a thread
+REQUEST_S = 30.0  # nor one that sends a byte now and then: for all of a request, of TCP
 MAX_REQUESTS = 16  # at once, of each server, unless configured
 GZIP_LEVEL = 1  # the default takes thirty times as long, and saves a third
 DEFAULT_LIMIT = 100
@@ -241,10 +243,13 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         max_requests: int = MAX_REQUESTS,
         contexts: Callable[[], ssl.SSLContext] | None = None,
         inherited: int | None = None,
+        request_s: float | None = REQUEST_S,
     ) -> None:
         self.refused = 0
         self.broken = 0
         self._contexts = contexts
+        self._request_s = request_s
+        self._ends: dict[socket.socket, float] = {}  # connections, and when they have had enough
         self._free = threading.BoundedSemaphore(max_requests)
         super().__init__(address, _Handler, bind_and_activate=inherited is None)
         if inherited is not None:
@@ -260,7 +265,11 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except RuntimeError:  # no thread is to be had
+                self._free.release()
+                raise
         else:
             self.refused += 1
             _refuse(request)
@@ -269,11 +278,35 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the request's own thread: a client that stalls in its handshake holds up nobody."""
         if self._contexts is None:
-            super().finish_request(request, client_address)
+            with self._bounded(request):
+                super().finish_request(request, client_address)
             return
         request.settimeout(REQUEST_TIMEOUT_S)
-        with self._contexts().wrap_socket(request, server_side=True) as encrypted:
+        made = self._contexts().wrap_socket(
+            request, server_side=True, do_handshake_on_connect=False
+        )
+        with made as encrypted, self._bounded(encrypted):
+            encrypted.do_handshake()
             super().finish_request(encrypted, client_address)
+
+    @contextmanager
+    def _bounded(self, connection: socket.socket) -> Iterator[None]:
+        """It ends with the block, or when its time is over."""
+        if self._request_s is not None:
+            self._ends[connection] = clock.monotonic_s() + self._request_s
+        try:
+            yield
+        finally:
+            self._ends.pop(connection, None)
+
+    def service_actions(self) -> None:
+        """Each half second, in the thread that accepts: end what takes too long. What waits for it
+        in its own thread then sees the connection broken."""
+        now = clock.monotonic_s()
+        for connection, end in tuple(self._ends.items()):
+            if now > end:
+                with suppress(OSError):  # it has just ended by itself
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # TLS has no say
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that broke off, or speaks no TLS: counted, and nothing for the journal."""
@@ -317,6 +350,7 @@ def bind_tcp(
     *,
     max_requests: int = MAX_REQUESTS,
     contexts: Callable[[], ssl.SSLContext] | None = None,
+    request_s: float = REQUEST_S,
 ) -> Server:
     """A server on HOST:PORT, or on the socket that systemd listens on for us, not yet answering.
     CannotRunError when the address cannot be had."""
@@ -324,7 +358,11 @@ def bind_tcp(
     kind = _Tcp6Server if ":" in host else Server
     try:
         return kind(
-            (host, port), max_requests=max_requests, contexts=contexts, inherited=_inherited()
+            (host, port),
+            max_requests=max_requests,
+            contexts=contexts,
+            inherited=_inherited(),
+            request_s=request_s,
         )
     except OSError as error:
         raise CannotRunError(
@@ -349,11 +387,12 @@ def local_address(server: Server) -> str:
 
 
 def bind_unix(path: str) -> Server:
-    """A server on a Unix socket of mode 0660. A socket that nobody serves is replaced."""
+    """A server on a Unix socket of mode 0660. A socket that nobody serves is replaced. There a
+    request may take as long as it likes: a recording does."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         _remove_stale(path)
-        server = _UnixServer(path)
+        server = _UnixServer(path, request_s=None)
         os.chmod(path, 0o660)
     except OSError as error:
         raise CannotRunError(

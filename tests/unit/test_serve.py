@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -124,6 +125,35 @@ def test_too_many_at_once_are_refused_and_counted(host: Host) -> None:
     refused = host.server.refused
     assert refused > 0
     assert f"\npinwatch_http_requests_refused_total {float(refused)}\n".encode() in body
+
+
+def trickle(connection: socket.socket) -> bool:
+    """One more byte of a request that never ends; False when the server has had enough."""
+    try:
+        connection.sendall(b"X")
+        return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def test_who_sends_a_byte_now_and_then_holds_no_thread_for_ever() -> None:
+    server = serve.bind_tcp("127.0.0.1:0", max_requests=2, request_s=1.0)
+    serve.start(server, serve.App(latest=Ledger().snapshot, facts=FACTS, ready=lambda: True))
+    with ExitStack() as slow:
+        clients = [slow.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+                   for _ in range(2)]  # fmt: skip
+        began = time.monotonic()
+        while sum(map(trickle, clients)):
+            assert time.monotonic() - began < 8
+            time.sleep(0.1)
+        url = f"http://{serve.local_address(server)}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert answer.status == 200
+    assert server.broken == 2
+    server.shutdown()
+    server.server_close()
 
 
 def test_head_has_no_body(host: Host) -> None:

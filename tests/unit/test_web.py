@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -244,6 +244,26 @@ def test_clients_that_stall_in_the_handshake_hold_up_nobody(files: Files) -> Non
         began = time.monotonic()
         assert curl(server, files)[0] == 200
         assert time.monotonic() - began < 2
+
+
+def test_a_handshake_of_a_byte_now_and_then_ends(files: Files) -> None:
+    with serving(configured(files, TLS + "}\n"), max_requests=1, request_s=1) as server:
+        hello = iter(b"\x16\x03\x01\x02\x00" + bytes(200))
+        with socket.create_connection(("127.0.0.1", server.server_port)) as client:
+            client.settimeout(0.1)
+            began = time.monotonic()
+            with suppress(OSError):
+                while client.send(bytes([next(hello)])) and not _ended(client):
+                    assert time.monotonic() - began < 8
+            assert curl(server, files)[0] == 200
+        assert server.broken == 1
+
+
+def _ended(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except TimeoutError:
+        return False
 
 
 def test_garbage_is_counted_and_nothing_is_printed(
