@@ -41,6 +41,7 @@ matrix: ## induce every cause on every kernel and write docs/matrix.md (half an 
 
 forecasts: setup ## let `check` predict, then really map, and write docs/forecast-matrix.md (half an hour)
 	@$(PYTHON) -m tests.lab.forecasts
+
 dashboards: $(PYTHON) ## write dashboards_out/*.json and kubernetes/prometheusrule.yaml in dashboards/
 	@$(PYTHON) -m dashboards.generate
 

@@ -34,7 +34,10 @@ def _words(values: Iterable[Any]) -> dict[str, str]:
 
 
 LABELS = {
-    "vm": LabelSpec("The VM ([metrics.md](metrics.md)); at most `max_vms` of them, and `~other`."),
+    "vm": LabelSpec(
+        "The VM ([metrics.md](metrics.md)); at most `max_vms` of them, and `~host`, "
+        "`~unattributed`, `~other`."
+    ),
     "source": LabelSpec("Who asked for the pin.", _words(PinSource)),
     "reason": LabelSpec("Why it failed: [reasons.md](reasons.md) has all of them."),
     "holder": LabelSpec("Who was in the way: [reasons.md](reasons.md) has all of them."),
@@ -126,7 +129,7 @@ def _table() -> Iterator[str]:
 def _row(spec: MetricSpec) -> str:
     labels = ", ".join(f"[{name}](#{_anchor(spec, name)})" for name in spec.labels)
     kind = str(spec.kind) + (", exemplar" if spec in WITH_EXEMPLARS else "")
-    cells = (f"`{spec.exposed_name}`", kind, labels, _cell(spec.meaning), spec.unit, spec.source)
+    cells = (f"`{spec.exposed_name}`", kind, labels, spec.meaning, spec.unit, spec.source)
     return "| " + " | ".join(map(_cell, cells)) + " |"
 
 
@@ -153,7 +156,7 @@ def _label(title: str, label: LabelSpec) -> Iterator[str]:
     if any(label.values.values()):
         yield "| value | meaning |\n|---|---|"
         for value, words in label.values.items():
-            yield f"| `{value}` | {_cell(words)} |"
+            yield f"| {f'`{value}`' if value else '(empty)'} | {_cell(words)} |"
         yield ""
     elif label.values:
         yield ", ".join(f"`{value}`" for value in label.values) + ".\n"

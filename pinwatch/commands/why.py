@@ -22,7 +22,7 @@ from pinwatch.model.loss import LossKind
 from pinwatch.playback import Playback
 from pinwatch.settings import TABLE
 
-_NO_FAILURE_LOST = (
+NO_FAILURE_LOST = (
     LossKind.VM_EVIDENCE,
     LossKind.PLACEMENT,
     LossKind.HINTS_FULL,
@@ -140,7 +140,7 @@ def _show_all(answer: dict[str, Any], arguments: argparse.Namespace) -> None:
     others = 0 if arguments.slow else answer["more_stories"]
     if others:
         console.print(f"{others} more causes: `pinwatch why --last {arguments.last + others}`")
-    lost = sum(n for kind, n in answer["losses"].items() if kind not in _NO_FAILURE_LOST)
+    lost = sum(n for kind, n in answer["losses"].items() if kind not in NO_FAILURE_LOST)
     if lost:
         console.print(f"{lost} records were lost; there may be more failures than these.")
 

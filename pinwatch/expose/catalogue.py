@@ -214,7 +214,7 @@ VM_INFO = MetricSpec(
     Kind.INFO,
     ("vm", "uuid", "platform", "vmm", "basis", "alias", "project", "pod"),
     "What is known of a VM, and what its name was taken from (docs/vms.md); join with "
-    "* on(vm) group_left(uuid).",
+    "* on (job, instance, vm) group_left (uuid).",
     _ALWAYS_1,
     "command line, cgroup and libvirt's file of the VM",
 )

@@ -17,12 +17,13 @@ from tests.unit.test_dashboards import METRICS, recorded_labels, selectors
 
 OF_PROMETHEUS = ("scrape", "federation", "remote-write", "thanos")
 OF_LOGS = ("alloy", "promtail", "otel")
+OF_PODS = "alloy-pods"
 _ROW = re.compile(r"^\| `(pinwatch_\S+)` \| ([^|]+) \| (.+) \|$", re.MULTILINE)
 _PANEL = re.compile(r"(Host|VM): ([^;]+)")
 
 
 def test_these_are_all() -> None:
-    assert set(snippets.blocks()) == {*OF_PROMETHEUS, *OF_LOGS}
+    assert set(snippets.blocks()) == {*OF_PROMETHEUS, *OF_LOGS, OF_PODS}
 
 
 @pytest.mark.parametrize("name", OF_PROMETHEUS)
@@ -102,6 +103,19 @@ def test_a_configuration_for_logs_names_fields_that_there_are(name: str) -> None
     for group in re.findall(r"__journal_pinwatch_\(([^)]*)\)", text):
         named |= {field.upper() for field in group.split("|")}
     assert {"EVENT", "VM", "REASON", "SOURCE"} <= named <= _fields()
+
+
+def test_text_of_a_pod_is_taken_apart() -> None:
+    (written,) = re.findall(r'expression = "(.*)"', snippets.configuration(OF_PODS))
+    pattern = re.compile(written.replace("\\\\", "\\"))
+    failed, slow = make.failure(), make.slow_pin()
+    for line, parts in (
+        (log.failed(failed), (str(failed.reason), str(failed.holder.holder), failed.id)),
+        (log.slow(slow), (str(slow.cause), None, slow.id)),
+    ):
+        found = pattern.search(f"pinwatch: {line.text}")
+        assert found is not None, line.text
+        assert found.group("reason", "holder", "event") == parts
 
 
 @pytest.mark.parametrize("name", ["promtail", "otel"])

@@ -15,6 +15,8 @@ import yaml
 
 from dashboards.generate.parts import RUNBOOKS as RUNBOOKS_URL
 from pinwatch.cli import COMMANDS
+from pinwatch.commands import why
+from pinwatch.model.loss import LossKind
 from tests.lab.tools import tool
 from tests.monitoring.queries import ALERTS as ALERTS_FILE
 from tests.monitoring.queries import RULES, SHIPPED, rules
@@ -108,6 +110,23 @@ def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == {alert.name for alert in ALERTS}
 
 
+def test_the_runbook_of_losses_has_all_of_them() -> None:
+    text = (RUNBOOKS / "PinwatchLosingEvents.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) - {"kind"} == set(map(str, LossKind))
+    harmless = text.partition("Not so of ")[2].partition(":")[0]
+    assert set(re.findall(r"`(\w+)`", harmless)) == set(map(str, why.NO_FAILURE_LOST))
+
+
+def test_what_counts_failures_counts_slow_pins_too() -> None:
+    """The two rules, and the two alerts of failures, are the same but for what they are of."""
+    failed, slow = (rule["expr"] for rule in rules(RULES)[:2])
+    said = failed.replace("pin_failures", "slow_pins").replace("reason, holder", "cause")
+    assert said == slow
+    vfio, others = (a.expr for a in ALERTS if a.name in ("PinwatchVfioMapFailed",
+                                                          "PinwatchPinFailed"))  # fmt: skip
+    assert vfio.replace('source="vfio', 'source!="vfio') == others
+
+
 @pytest.mark.parametrize("path", sorted(RUNBOOKS.glob("*.md")), ids=lambda path: path.stem)
 def test_a_runbook_has_its_parts_and_names_commands_that_exist(path: Path) -> None:
     text = path.read_text()
@@ -117,5 +136,6 @@ def test_a_runbook_has_its_parts_and_names_commands_that_exist(path: Path) -> No
     commands = set(re.findall(r"(?:`|^ {4})pinwatch (\w+)", text, re.M))
     assert commands
     assert commands <= set(COMMANDS)
-    linked = re.findall(r"\]\(([^)#:]+)\)", text)
+    linked = re.findall(r"\]\(([^)#:]+)", text)
     assert all((path.parent / link).exists() for link in linked), linked
+    assert "../deploy.md" in linked, "what to type in a cluster"

@@ -40,7 +40,7 @@ from pinwatch.model.sample import Durations
 from pinwatch.model.vm import Vm
 from tests import reference
 from tests.lab import tools
-from tests.unit.make import FACTS, TASK, VM, failure, sample, slow_pin
+from tests.unit.make import FACTS, TASK, VM, failure, pin, sample, slow_pin
 
 
 def ledger(vm: Vm = VM) -> Ledger:
@@ -115,7 +115,7 @@ def parsed(text: str) -> list[Metric]:
 def test_what_failed_or_was_slow_can_be_looked_up() -> None:
     """Each counter of events, and the bucket of each duration, has the id of the newest."""
     of = ledger()
-    of.add_failure(failure(id="second", time_s=1_790_000_001.5))
+    of.add_failure(failure(pin(split_failed=3), id="second", time_s=1_790_000_001.5))
     slow = slow_pin(id="slow", pin=replace(slow_pin().pin, duration_ns=1 << 20))
     of.add_slow(slow)
     seen = {
@@ -125,9 +125,9 @@ def test_what_failed_or_was_slow_can_be_looked_up() -> None:
         if s.exemplar
     }
     assert {name for name, _ in seen} == {
-        spec.name if spec is not DURATION else f"{spec.name}_bucket"
-        for spec in set(WITH_EXEMPLARS) - {THP_SPLIT_FAILURES}
+        spec.name if spec is not DURATION else f"{spec.name}_bucket" for spec in WITH_EXEMPLARS
     }
+    assert seen[THP_SPLIT_FAILURES.name, None].value == 3
     newest = seen[VFIO_MAP_FAILURES.name, None]
     assert newest.labels == {EVENT_ID: "second"}
     assert (newest.value, str(newest.timestamp)) == (1, "1790000001.500000000")
