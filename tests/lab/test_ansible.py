@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -65,6 +66,17 @@ def test_it_takes_settings_passwords_and_a_socket(fresh: Debian) -> None:
     listen = fresh.root / "etc/systemd/system/pinwatch.socket.d/listen.conf"
     assert listen.read_text().splitlines()[-2:] == ["ListenStream=", "ListenStream=[::]:19816"]
     assert fresh.run("systemctl", "is-enabled", "pinwatch.socket").strip() == "enabled"
+
+
+def test_it_takes_them_away_again(fresh: Debian) -> None:
+    done = fresh.play(pinwatch_start=False)
+    assert done.code == 0, done.text
+    for gone in ("etc/pinwatch/web.yml", "etc/systemd/system/pinwatch.socket",
+                 "etc/systemd/system/pinwatch.socket.d",
+                 "etc/systemd/system/sockets.target.wants/pinwatch.socket"):  # fmt: skip
+        assert not os.path.lexists(fresh.root / gone)
+    again = fresh.play(pinwatch_start=False)
+    assert again.count("changed") == 0, again.text
 
 
 def test_it_refuses_what_pinwatch_does_not_support(fresh: Debian) -> None:
