@@ -38,7 +38,7 @@ from tests.monitoring.snippets import configuration
 
 EVALUATE_S, SCRAPE_S, LOOKBACK_S = 60, 30, 300
 _DURATION = re.compile(r"\b(\d+)([smhd])\b")
-_SECONDS = re.compile(r"(time\(\) - \w+ [<>] )(\d+)\b")
+_SECONDS = re.compile(r"(time\(\) - \S+ [<>] )(\d+)\b")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FAILED = "PinwatchVfioMapFailed|PinwatchPinFailed"
 
