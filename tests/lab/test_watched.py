@@ -6,6 +6,7 @@ of test_scenarios.py run.
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 
 import pytest
@@ -15,6 +16,7 @@ from pinwatch.expose.metrics import EVENT_ID
 from tests.lab.conftest import WATCHED, LabRun, in_guest
 from tests.lab.inside.scenarios import METRICS
 from tests.lab.test_scenarios import cma, plain
+from tests.lab.tools import tool
 from tests.lab.watched import Samples, Watched, scraped
 from tests.monitoring.queries import of_alerts, of_annotations, of_panels, of_rules, of_variables
 
@@ -53,6 +55,14 @@ def failures(run: LabRun) -> Counter[tuple[str, ...]]:
 def page(run: LabRun) -> Samples:
     """The daemon's own last word."""
     return scraped(run.outcome.directory / "share" / METRICS)
+
+
+@each_run
+def test_promtool_has_nothing_against_the_daemons_page(run: LabRun) -> None:
+    text = (run.outcome.directory / "share" / METRICS).read_bytes()
+    command = [tool("promtool"), "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 @each_run
