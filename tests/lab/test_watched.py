@@ -60,7 +60,7 @@ def page(run: LabRun) -> Samples:
 @each_run
 def test_promtool_has_nothing_against_the_daemons_page(run: LabRun) -> None:
     text = (run.outcome.directory / "share" / METRICS).read_bytes()
-    command = [tool("promtool"), "check", "metrics"]
+    command = [str(tool("promtool")), "check", "metrics"]
     done = subprocess.run(command, input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
