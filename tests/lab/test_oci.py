@@ -28,7 +28,7 @@ def test_it_has_what_the_manifest_gives_it_and_no_more(run: LabRun) -> None:
     shared = {
         name for name in ("pid", "net", "mnt", "cgroup", "ipc") if status[f"ns_{name}"] == "True"
     }
-    assert shared == {"ns_pid", "ns_net"}
+    assert shared == {"pid", "net"}
 
 
 @container
