@@ -65,7 +65,7 @@ def test_series_are_as_many_as_the_page_says(watched: Watched) -> None:
     assert sum(of_vms.values()) == SHAPE.vms * (OF_A_VM - OF_REASONS)
     added = {"up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_series_added",
              "scrape_samples_post_metric_relabeling"}  # fmt: skip
-    assert sum(own.values()) - len(own.keys() & added) <= OWN
+    assert sum(own.values()) - len(own.keys() & added) == OWN
     assert watched.asking(watched.near).value('up{instance="compute-0000"}') == 1
 
 
