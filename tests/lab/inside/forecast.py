@@ -143,6 +143,10 @@ def mixture(_container: Container) -> Iterator[Region]:
     other = memory.memfd(32 * MIB, populate=False)
     syscalls.bind(other.address, other.size, node=1)
     syscalls.touch(other.address, other.size)
+    # Neighbours that are not alike: here a sample cannot be exact by luck.
+    mixed = memory.memfd(16 * MIB, populate=False)
+    syscalls.interleave(mixed.address, mixed.size)
+    syscalls.touch(mixed.address, mixed.size)
     with surroundings.hugepages(0, 12):
         pool = setups.huge_memory(12)
         syscalls.touch(pool, 10 * HUGE)

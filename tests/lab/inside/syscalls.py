@@ -116,8 +116,17 @@ def unmount(directory: Path, *, lazily: bool = False) -> None:
 
 def bind(address: int, size: int, *, node: int) -> None:
     """mbind(2) with MPOL_BIND to one node."""
-    nodes = ctypes.create_string_buffer(struct.pack("Q", 1 << node))
-    _syscall("mbind", _MBIND, address, size, 2, nodes, 64, 0)
+    _mbind(address, size, 2, 1 << node)
+
+
+def interleave(address: int, size: int) -> None:
+    """mbind(2) with MPOL_INTERLEAVE: one page on node 0, the next on node 1."""
+    _mbind(address, size, 3, 0b11)
+
+
+def _mbind(address: int, size: int, mode: int, nodes: int) -> None:
+    mask = ctypes.create_string_buffer(struct.pack("Q", nodes))
+    _syscall("mbind", _MBIND, address, size, mode, mask, 64, 0)
 
 
 def missing_page() -> int:
