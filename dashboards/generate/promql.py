@@ -48,13 +48,15 @@ def over_time(recorded: str, by: str, where: str = "HOST") -> str:
 
 def grown(metric: str, by: str, where: str = "VM") -> str:
     """What a counter grew by that comes as a new series, with more than 0 in it: increase() does
-    not see where that comes from. New is only what comes to a pinwatch that answered before."""
-    selected = f"{metric}{{{where}}}"
+    not see where that comes from, and says 0. New is only what comes to a pinwatch that answered
+    before; one scrape that failed makes nothing new."""
+    selected, before = f"{metric}{{{where}}}", "[$__rate_interval] offset $__rate_interval"
     return (
         f"sum by ({by}) (\n"
-        f"  increase({selected}[$__rate_interval])\n"
-        f"  or ({selected} unless {selected} offset $__rate_interval)\n"
-        f"  and on (job, instance)\n"
-        f"  max_over_time(up{{{HOST}}}[$__rate_interval] offset $__rate_interval) == 1\n"
+        f"  (\n"
+        f"    {selected} unless last_over_time({selected}{before})\n"
+        f"    and on (job, instance) max_over_time(up{{{HOST}}}{before}) == 1\n"
+        f"  )\n"
+        f"  or increase({selected}[$__rate_interval])\n"
         f")"
     )

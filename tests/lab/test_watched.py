@@ -30,6 +30,7 @@ MAY_LACK = {
     "pinwatch-host / CMA allocation failures / A",
     "pinwatch-host / CMA areas / A",
     "pinwatch-vm / Refused splits of huge pages / A",
+    "rule instance:pinwatch_longterm_pins_stuck:sum",
     "pinwatch-fleet / Slow pins / A",
     "pinwatch-host / Slow pins by cause / A",
     "rule vm_source_cause:pinwatch_longterm_slow_pins:increase1m",
@@ -70,7 +71,7 @@ def test_prometheus_holds_what_the_daemon_said(run: LabRun) -> None:
     """Every counter of every VM, after the last pin."""
     names = {spec.name for spec in VM_COUNTERS}
     said = {key: value for key, value in page(run).items() if key[0] in names}
-    assert len(said) > 100
+    assert len(said) > 60
     assert of(run).samples('{__name__=~"pinwatch_.+_total", vm!=""}') == said
 
 
@@ -129,6 +130,17 @@ def test_the_top_rows_say_what_happened(run: LabRun) -> None:
     assert seen.number("pinwatch-vm / Would fail now", vm="quiet|web-01") == 0
     risks = [row["metric"] for row in seen.panel("pinwatch-fleet / What stands against pins / A")]
     assert risks == [{"risk": "memlock", "verdict": "will_fail"}]
+
+
+@plain
+def test_the_first_failure_of_a_vm_is_in_its_graph(run: LabRun) -> None:
+    """It comes as a new series with 1 in it, of which increase() makes 0."""
+    shown = of(run).panel("pinwatch-vm / Failed pins and their events / A", vm="web-01")
+    (series,) = shown
+    assert series["metric"] == {
+        "source": "vfio_type1", "reason": "extra_ref_plain", "holder": "pipe",
+    }  # fmt: skip
+    assert max(float(value) for _, value in series["values"]) == 1
 
 
 @plain

@@ -220,7 +220,7 @@ def test_lint_target(query: Query) -> None:
 def test_lint_counters(query: Query) -> None:
     """target-counter-agg: a counter is never shown as it stands. A new series may stand beside its
     increase(), which does not see where that comes from."""
-    beside = r"\((\w+)\{[^}]*\} unless \1\{[^}]*\} offset \$__rate_interval\)"
+    beside = r"(\w+)\{[^}]*\} unless last_over_time\(\1\{[^}]*\}\[\$__rate_interval\] offset"
     rest = re.sub(beside, "", query.expr)
     rest = re.sub(r"\b(?:rate|increase)\(\s*\w+\{[^}]*\}\[[$\w]+\]\s*\)", "", rest)
     left = set(re.findall(r"\b\w+_(?:total|bucket|sum|count)(?=\{)", rest))
