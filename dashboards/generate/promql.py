@@ -48,15 +48,16 @@ def over_time(recorded: str, by: str, where: str = "HOST") -> str:
 
 def grown(metric: str, by: str, where: str = "VM") -> str:
     """What a counter grew by that comes as a new series, with more than 0 in it: increase() does
-    not see where that comes from, and says 0. New is only what comes to a pinwatch that answered
-    before; one scrape that failed makes nothing new."""
-    selected, before = f"{metric}{{{where}}}", "[$__rate_interval] offset $__rate_interval"
+    not see where that comes from, and says 0. New is a series that is there less often than
+    pinwatch answered; so nothing is new to a Prometheus that has just begun or come back."""
+    selected, lately = f"{metric}{{{where}}}", "[$__rate_interval]"
     return (
         f"sum by ({by}) (\n"
         f"  (\n"
-        f"    {selected} unless last_over_time({selected}{before})\n"
-        f"    and on (job, instance) max_over_time(up{{{HOST}}}{before}) == 1\n"
+        f"    {selected} and count_over_time({selected}{lately})\n"
+        f"    < on (job, instance) group_left ()\n"
+        f"    max by (job, instance) (sum_over_time(up{{{HOST}}}{lately}))\n"
         f"  )\n"
-        f"  or increase({selected}[$__rate_interval])\n"
+        f"  or increase({selected}{lately})\n"
         f")"
     )

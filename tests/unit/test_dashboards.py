@@ -208,9 +208,9 @@ def test_lint_target(query: Query) -> None:
     assert query.expr.count('{job=~"$job", instance=~"$instance"') == len(
         list(selectors(query.expr))
     )
-    for function, span in re.findall(r"(\w+)\([^()]*\[([$\w]+)\]", query.expr):
-        wanted = {"$__range", "$__interval" if function == "sum_over_time" else "$__rate_interval"}
-        assert span in wanted, function
+    for function, name, span in re.findall(r"(\w+)\(([\w:]+)[^()]*\[([$\w]+)\]", query.expr):
+        recorded = function == "sum_over_time" and name != "up"
+        assert span in {"$__range", "$__interval" if recorded else "$__rate_interval"}, function
     if query.where.startswith("pinwatch-vm"):
         of_vms = [name for name, _ in selectors(query.expr) if name != "up"]
         assert query.expr.count('vm=~"$vm"') == len(of_vms)
@@ -220,7 +220,7 @@ def test_lint_target(query: Query) -> None:
 def test_lint_counters(query: Query) -> None:
     """target-counter-agg: a counter is never shown as it stands. A new series may stand beside its
     increase(), which does not see where that comes from."""
-    beside = r"(\w+)\{[^}]*\} unless last_over_time\(\1\{[^}]*\}\[\$__rate_interval\] offset"
+    beside = r"(\w+)\{[^}]*\} and count_over_time\(\1\{[^}]*\}\[\$__rate_interval\]\)\s+<"
     rest = re.sub(beside, "", query.expr)
     rest = re.sub(r"\b(?:rate|increase)\(\s*\w+\{[^}]*\}\[[$\w]+\]\s*\)", "", rest)
     left = set(re.findall(r"\b\w+_(?:total|bucket|sum|count)(?=\{)", rest))
