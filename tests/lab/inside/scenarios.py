@@ -266,9 +266,9 @@ LAYOUTS: dict[str, tuple[Scenario, ...]] = {
 }  # fmt: skip
 
 
-def _wait_for_rules(failed_at: float) -> None:
-    """Until the recording rules of a Prometheus that scrapes us have seen the last failure."""
-    time.sleep(max(0.0, failed_at + RULES_S - time.monotonic()))
+def _wait_for_rules(changed_at: float) -> None:
+    """Until the recording rules of a Prometheus that scrapes us have seen what came last."""
+    time.sleep(max(0.0, changed_at + RULES_S - time.monotonic()))
 
 
 def main(layout: str) -> int:
@@ -280,18 +280,18 @@ def main(layout: str) -> int:
     if layout != "plain":
         vfio.load_modules()
         vfio.bind_edu()
-    failed, failed_at = 0, 0.0
+    failed, changed_at = 0, 0.0
     for scenario in LAYOUTS[layout]:
         try:
             result = observe(scenario)
-            if result["failures"]:
-                failed_at = time.monotonic()
+            if result["failures"] or scenario is will_fail:
+                changed_at = time.monotonic()
         except Exception:
             failed += 1
             result = {"broken": traceback.format_exc()[-3000:], "log": daemon.log()}
         channel.send("scenario", name=scenario.__name__, result=result)
     if is_watched:
-        _wait_for_rules(failed_at)
+        _wait_for_rules(changed_at)
     memory = daemon.memory()
     (channel.out_dir() / METRICS).write_text(host.get("/metrics"))
     _STAYING.close()
