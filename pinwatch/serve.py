@@ -303,7 +303,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         """Each half second, in the thread that accepts: end what takes too long. What waits for it
         in its own thread then sees the connection broken."""
         now = clock.monotonic_s()
-        for connection, end in tuple(self._ends.items()):
+        for connection, end in self._ends.copy().items():  # other threads go on with it
             if now > end:
                 with suppress(OSError):  # it has just ended by itself
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)  # TLS has no say
