@@ -71,12 +71,14 @@ static __always_inline void report(void *ctx, struct pw_frame *frame, u32 kind, 
 	}
 	if (!failure)
 		failure = no_failure.lookup(&first);
-	fill_head(&record->head, kind);
 	record->rc = rc;
 	fill_memlock(&record->memlock);
 	bpf_probe_read_kernel(&record->frame, sizeof(record->frame), frame);
 	bpf_probe_read_kernel(&record->failure, sizeof(record->failure), failure);
 	copy_windows(record->windows);
+	/* The time is read after the windows: the newest of a kind overwrites the one before, which
+	 * may have been in the way, and must not seem to come too late. */
+	fill_head(&record->head, kind);
 	__builtin_memset(&record->stack, 0, sizeof(record->stack));
 	if (!frame->site)
 		bpf_get_stack(ctx, &record->stack, sizeof(record->stack), 0);

@@ -34,6 +34,7 @@ from pinwatch.recording import (
     RawRecord,
     Rescanned,
     Surveyed,
+    TaskEnded,
     TaskGone,
     VmFound,
     VmmsConfigured,
@@ -69,6 +70,8 @@ class Pipeline:
                 self._io_in_flight = devices
             case DevicesFound(task, found):
                 self._ledger.give_devices(task, found)
+            case TaskEnded(task):
+                self._ledger.end_task(task)
             case TaskGone(task):
                 self._beside.pop(task, None)
                 self._ledger.forget_task(task)
@@ -157,10 +160,7 @@ class Pipeline:
         self._name(task, evidence)
 
     def _introduced(self, task: TaskKey, cmdline: tuple[str, ...]) -> None:
-        """A record says who it is; more may have been found beside it. One whose command line could
-        not be read may be known from /proc."""
-        if not cmdline and self._ledger.is_vm(task.in_ticks):
-            self._ledger.join(task, task.in_ticks)
+        """A record says who it is; more may have been found beside it."""
         if cmdline or not self._ledger.knows(task):
             beside = self._beside.get(task, Evidence(tgid=task.tgid))
             self._name(task, replace(beside, cmdline=cmdline))

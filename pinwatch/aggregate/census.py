@@ -29,7 +29,8 @@ class Resident:
     vm: Vm
     given_name: str  # before another VM of that name made a suffix necessary
     series: Series
-    tasks: set[TaskKey] = field(default_factory=set)  # alive
+    tasks: set[TaskKey] = field(default_factory=set)  # alive, or not yet counted to the end
+    ended: set[TaskKey] = field(default_factory=set)  # those of them that are not alive
     devices: tuple[Device, ...] = ()  # VFIO's, as last seen
     hints: deque[HintGiven] = field(default_factory=lambda: deque(maxlen=KEPT_HINTS))
     outlook: tuple[TaskKey, Outlook] | None = None  # of the process that has the guest's memory
@@ -39,7 +40,7 @@ class Resident:
         """It has a process that cannot be this one. A process that was found in /proc and then made
         a record has two keys, because /proc rounds the start; two processes alive never share a
         tgid."""
-        return any(other.tgid != task.tgid for other in self.tasks)
+        return any(other.tgid != task.tgid for other in self.tasks - self.ended)
 
 
 class Census:
@@ -133,7 +134,7 @@ class Census:
     def settle(self, task: TaskKey, vm: Vm) -> None:
         """This process belongs to that VM. A process of a VM stays with it; one that was no VM's
         may become one (exec)."""
-        home = self._homes.get(task)
+        home = self._homes.get(task) or self._join(task, vm)
         if home is not None:
             if home.vm.name in self._vms:
                 _learn(home, vm)
@@ -145,11 +146,27 @@ class Census:
         home.tasks.add(task)
         self._homes[task] = home
 
-    def join(self, task: TaskKey, other: TaskKey) -> None:
-        """The same process under another key."""
-        home = self._homes[other]
+    def _join(self, task: TaskKey, vm: Vm) -> Resident | None:
+        """Where this process is at home already under the key that /proc knows it by, unless more
+        is known of it now."""
+        home = self._homes.get(task.in_ticks)
+        if home is None or home.vm.name not in self._vms:
+            return None
+        same = vm.name == home.given_name and vm.uuid in ("", home.vm.uuid)
+        if not same and vm != UNATTRIBUTED:
+            return None
         home.tasks.add(task)
+        if task.in_ticks in home.ended:
+            home.ended.add(task)
         self._homes[task] = home
+        return home
+
+    def end(self, task: TaskKey) -> None:
+        """A process lives no more under any of its keys: another may bear the label of its VM. What
+        it still counts is its VM's until it leaves."""
+        home = self._homes.get(task)
+        if home is not None:
+            home.ended.update(other for other in home.tasks if other.tgid == task.tgid)
 
     def leave(self, task: TaskKey, now_ns: int) -> None:
         """A process is gone."""
@@ -157,6 +174,7 @@ class Census:
         if home is None:
             return
         home.tasks.discard(task)
+        home.ended.discard(task)
         home.gone_ns = now_ns
         if home.outlook is not None and home.outlook[0] == task:
             home.outlook = None
@@ -209,7 +227,7 @@ class Census:
 def _take_over(resident: Resident, vm: Vm) -> Resident:
     """The series go on. A process that is here already may be told again, with less: what is known
     of it stays."""
-    if vm.uuid or not resident.tasks:
+    if vm.uuid or not resident.tasks - resident.ended:
         resident.vm = replace(vm, name=resident.vm.name, folded=resident.vm.folded)
         resident.given_name = vm.name
     return resident

@@ -57,10 +57,6 @@ class Ledger:
         """This process belongs to that VM (or to the host)."""
         self._census.settle(key, vm)
 
-    def join(self, key: TaskKey, other: TaskKey) -> None:
-        """Both are keys of one process."""
-        self._census.join(key, other)
-
     def vm_of(self, key: TaskKey) -> Vm:
         """The VM of a process; UNATTRIBUTED when nothing has named it."""
         return self._census.vm_of(key)
@@ -77,6 +73,10 @@ class Ledger:
     def vms(self) -> tuple[tuple[TaskKey, Vm], ...]:
         """Processes of VMs that are alive, each once."""
         return self._census.members
+
+    def end_task(self, key: TaskKey) -> None:
+        """A process has ended; it is known until it is forgotten."""
+        self._census.end(key)
 
     def forget_task(self, key: TaskKey) -> None:
         """A process is gone; what it counted stays with its VM until that is retired."""

@@ -23,7 +23,7 @@ from pinwatch.host.netlink import (
 from pinwatch.host.vms import Finder
 from pinwatch.model.kernel import HookState
 from pinwatch.model.sample import TaskKey
-from pinwatch.recording import DevicesFound, Item, Rescanned, VmFound
+from pinwatch.recording import DevicesFound, Item, Rescanned, TaskEnded, VmFound
 
 TRIES = 6  # for libvirt's file, which is written once QEMU answers, a pin or two later
 LOOKS = 50  # for devices, at one time
@@ -49,6 +49,7 @@ class Lives:
         self._on_module = on_module
         self._finder = Finder(proc, root, programs)
         self._listener = Listener()
+        self._running: set[TaskKey] = set()  # VMMs, as /proc knows them
         self._ended: set[int] = set()  # tgids
         self._doubt = False  # whether all are alive that are known
         self._unfinished: dict[TaskKey, tuple[tuple[str, ...], int]] = {}  # cmdline, tries left
@@ -74,8 +75,9 @@ class Lives:
     def running(self) -> Iterator[Item]:
         """All VMMs, the oldest first: it keeps a name that several bear."""
         tasks = procfs.vmms(self._proc, self._programs)
+        yield from self._partings()
         for task in sorted(tasks, key=lambda task: task.start_ns):
-            yield from self.about(task)
+            yield from self._welcome(task)
 
     def hear(self) -> Iterator[Item]:
         """What the kernel has told by itself. So a VM is known before it pins, and gone when it
@@ -84,7 +86,8 @@ class Lives:
             match news:
                 case Executed(tgid):
                     if task := procfs.vmm(self._proc, tgid, self._programs):
-                        yield from self.about(task)
+                        yield from self._partings()
+                        yield from self._welcome(task)
                 case Exited(tgid):
                     self._ended.add(tgid)
                 case DriverChanged(driver):
@@ -97,6 +100,18 @@ class Lives:
                     yield Rescanned()
                     yield from self.running()
 
+    def _welcome(self, task: TaskKey) -> Iterator[Item]:
+        self._running.add(task)
+        yield from self.about(task)
+
+    def _partings(self) -> Iterator[Item]:
+        """Before one starts, since it may be a VM that just ended: that has its name until then."""
+        for task in tuple(self._running):
+            told = self._doubt or task.tgid in self._ended
+            if told and not procfs.is_alive(self._proc, task):
+                self._running.discard(task)
+                yield TaskEnded(task)
+
     def gone(self, known: Iterable[TaskKey]) -> list[TaskKey]:
         """Which of these have ended. One whose first thread has ended before others is looked at
         again the next time."""
@@ -105,6 +120,7 @@ class Lives:
         self._ended &= {task.tgid for task in alive}
         self._doubt = False
         ended = [task for task in asked if task not in alive]
+        self._running.difference_update(ended)
         for task in ended:
             for kept in (self._unfinished, self._looked, self._pins):
                 kept.pop(task, None)

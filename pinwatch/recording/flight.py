@@ -26,6 +26,7 @@ from pinwatch.recording.items import (
     Published,
     RawRecord,
     Surveyed,
+    TaskEnded,
     TaskGone,
     VmFound,
     VmmsConfigured,
@@ -42,12 +43,13 @@ class _Process:
 
     found: VmFound | None = None
     devices: DevicesFound | None = None
+    ended: TaskEnded | None = None
     looked: Looked | None = None
     hints: deque[tuple[int, RawRecord]] = field(default_factory=lambda: deque(maxlen=KEPT_HINTS))
 
     @property
     def identity(self) -> Iterator[Item]:
-        yield from (item for item in (self.found, self.devices) if item is not None)
+        yield from (item for item in (self.found, self.devices, self.ended) if item is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Flight:
                 self._of(task).devices = item
             case Looked():
                 self._of(item.task).looked = item
+            case TaskEnded(task):
+                self._of(task).ended = item
             case TaskGone(task):
                 self._processes.pop(task, None)
             case RawRecord(data):

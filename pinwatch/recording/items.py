@@ -45,6 +45,13 @@ class DevicesFound:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """A process has ended, so its VM's name is free; what it counted last is still to be taken."""
+
+    task: TaskKey
+
+
+@dataclass(frozen=True, slots=True)
 class TaskGone:
     """A process has ended, and everything that it counted has been taken."""
 
@@ -129,6 +136,7 @@ Item = (
     RawRecord
     | VmFound
     | DevicesFound
+    | TaskEnded
     | TaskGone
     | Rescanned
     | VmmsConfigured

@@ -41,13 +41,15 @@ from pinwatch.recording.items import (
     RawRecord,
     Rescanned,
     Surveyed,
+    TaskEnded,
     TaskGone,
     VmFound,
     VmmsConfigured,
 )
 
-FORMAT = 3
-_READS = (2, FORMAT)  # 2: no limits, losses, hooks; a snapshot for each sample
+FORMAT = 4
+# 2: no limits, losses, hooks; a snapshot for each sample. 3: ends only when all is counted.
+_READS = (2, 3, FORMAT)
 # What JSON leaves as strings and lists.
 _INT_KEYED = ("zones", "migratetypes", "a_ops", "migrate_reasons")
 _TUPLES = ("refusing_ops", "lru_batches")
@@ -115,6 +117,8 @@ def item_line(item: Item) -> str:
             return _line(_found(item))
         case DevicesFound(task, devices):
             return _line({"devices_of": _key(task), "devices": [asdict(d) for d in devices]})
+        case TaskEnded(task):
+            return _line({"ended": _key(task)})
         case TaskGone(task):
             return _line({"gone": _key(task)})
         case Rescanned():
@@ -202,6 +206,8 @@ def _item(row: dict[str, Any]) -> Item:
     if "devices_of" in row:
         devices = tuple(Device(**device) for device in row["devices"])
         return DevicesFound(TaskKey(*row["devices_of"]), devices)
+    if "ended" in row:
+        return TaskEnded(TaskKey(*row["ended"]))
     if "gone" in row:
         return TaskGone(TaskKey(*row["gone"]))
     if "rescanned" in row:

@@ -97,6 +97,39 @@ def test_a_process_found_in_proc_and_told_by_the_kernel_is_one() -> None:
     assert of.vm_of(exact) == A
 
 
+def test_a_vm_that_starts_again_before_its_end_is_counted_keeps_its_label() -> None:
+    of = census(PLAIN)
+    series, exact = of.series_of(key(1)), TaskKey(1, 1_004_000_000)
+    of.end(key(1))
+    of.settle(key(2), PLAIN)
+    assert of.vm_of(key(2)).name == "web-01"
+    assert of.series_of(key(2)) is series
+    of.settle(exact, PLAIN)  # its first record was on its way
+    of.settle(key(3), PLAIN)
+    assert [of.vm_of(task).name for task in (exact, key(3))] == ["web-01", "web-01~2"]
+    for task in (key(1), exact):
+        assert of.series_of(task) is series, "what it counts to the end is that VM's"
+        of.leave(task, now_ns=0)
+    of.retire(now_ns=KEEP_NS)
+    assert of.series_of(key(2)) is series
+
+
+@pytest.mark.parametrize("told", [PLAIN, UNATTRIBUTED])
+def test_a_record_of_one_that_has_ended_is_its_vms(told: Vm) -> None:
+    of = census(PLAIN)
+    of.end(key(1))
+    of.settle(key(2), PLAIN)
+    exact = TaskKey(1, 1_004_000_000)
+    of.settle(exact, told)
+    assert of.vm_of(exact).name == "web-01"
+
+
+def test_a_record_that_knows_a_better_name_is_believed() -> None:
+    of = census(Vm(name="qemu-1"))
+    of.settle(TaskKey(1, 1_004_000_000), A)
+    assert of.vm_of(TaskKey(1, 1_004_000_000)) == A
+
+
 def test_series_stay_for_the_retention_and_go() -> None:
     of = census(A)
     of.leave(key(1), now_ns=50)

@@ -44,6 +44,7 @@ class Lives(RuleBasedStateMachine):
         self.now_ns = 0
         self.pins: dict[TaskKey, int] = {}  # alive
         self.labels: dict[TaskKey, str] = {}  # of VMs
+        self.ending: dict[TaskKey, str] = {}  # of those that have ended and may still count
         self.who: dict[TaskKey, tuple[str, str]] = {}  # name and uuid, or else the process
         self.alive_ns: dict[str, int] = {}  # when a label had a process last
         self.born = 0
@@ -83,6 +84,15 @@ class Lives(RuleBasedStateMachine):
         self.ledger.forget_task(task)
         del self.pins[task]
         self.labels.pop(task, None)
+        self.ending.pop(task, None)
+
+    @precondition(lambda self: self.labels)
+    @rule(data=st.data())
+    def process_ends(self, data: st.DataObject) -> None:
+        """It may count and fail after that, until its death is known."""
+        task = data.draw(st.sampled_from(sorted(self.labels)))
+        self.ledger.end_task(task)
+        self.ending[task] = self.labels.pop(task)
 
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
@@ -126,10 +136,11 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def the_dead_go_in_time(self) -> None:
-        self.alive_ns |= dict.fromkeys(self.labels.values(), self.now_ns)
+        here = {*self.labels.values(), *self.ending.values()}
+        self.alive_ns |= dict.fromkeys(here, self.now_ns)
         oldest = self.now_ns - LIMITS.retention_ns
         for label in self.ledger.snapshot().vm_counters.keys() - OTHERS:
-            assert label in self.labels.values() or self.alive_ns[label] > oldest
+            assert label in here or self.alive_ns[label] > oldest
 
     @invariant()
     def counters_fall_only_when_a_dead_vm_goes(self) -> None:

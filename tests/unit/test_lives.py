@@ -15,7 +15,7 @@ from pinwatch.host.netlink import Executed, Exited, News, Overrun
 from pinwatch.host.procfs import NS_PER_TICK
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import Device
-from pinwatch.recording import DevicesFound, Item, Rescanned, VmFound
+from pinwatch.recording import DevicesFound, Item, Rescanned, TaskEnded, VmFound
 from tests.unit.test_attribute import from_libvirt, scope
 from tests.unit.test_devices import Host as DeviceHost
 from tests.unit.test_vms import Host
@@ -133,6 +133,29 @@ def test_a_pid_that_is_used_again_is_another_process(host: Host, clock: Clock) -
     list(of.hear())
     before = TaskKey(4242, 99 * NS_PER_TICK)
     assert of.gone([before, TASK]) == [before]
+
+
+@pytest.mark.parametrize("news", [Exited(4242), Overrun()])
+def test_who_ended_frees_its_name_before_the_next_one_starts(
+    host: Host, clock: Clock, news: News
+) -> None:
+    host.process(QEMU, scope("web-01"))
+    host.process(QEMU, scope("web-02"), tgid=4243)
+    kernel = Kernel()
+    of = lives(host, kernel)
+    list(of.running())
+    host.process(QEMU, scope("web-01"), tgid=4244)
+    kernel.news = [Executed(4244)]
+    assert not any(isinstance(item, TaskEnded) for item in of.hear()), "all are alive"
+    (host.proc / "4242/stat").unlink()
+    host.process(QEMU, scope("web-01"), tgid=4245)
+    kernel.news = [news, Executed(4245)]
+    told = list(of.hear())
+    assert [item for item in told if isinstance(item, TaskEnded)] == [TaskEnded(TASK)]
+    assert told.index(TaskEnded(TASK)) < min(
+        told.index(item) for item in told if isinstance(item, VmFound) and item.task.tgid == 4245
+    )
+    assert TASK in of.gone([TASK]), "it is still to be parted with"
 
 
 def test_what_libvirt_writes_late_is_found_later(host: Host, clock: Clock) -> None:

@@ -22,6 +22,7 @@ from pinwatch.pipeline import Pipeline
 from pinwatch.playback import Playback
 from pinwatch.recorder import Recorder
 from pinwatch.recording import (
+    FORMAT,
     Counted,
     DevicesFound,
     Header,
@@ -31,6 +32,7 @@ from pinwatch.recording import (
     Published,
     RawRecord,
     Surveyed,
+    TaskEnded,
     TaskGone,
     VmFound,
 )
@@ -152,7 +154,7 @@ def test_moments_of_an_old_recording_are_its_samples(tmp_path: Path) -> None:
     items = tuple(item for item in DAY if not isinstance(item, Published))
     live(path, items)
     text = gzip.decompress(path.read_bytes()).decode()
-    path.write_text(text.replace('"pinwatch_recording":3', '"pinwatch_recording":2'))
+    path.write_text(text.replace(f'"pinwatch_recording":{FORMAT}', '"pinwatch_recording":2'))
     times = [moment.time_s - HEADER.wall_offset_ns / 1e9
              for moment in Playback(str(path)).moments()]  # fmt: skip
     assert [round(time) for time in times] == [0, 10, 12]
@@ -203,6 +205,18 @@ def test_a_recording_that_begins_late_knows_what_came_before() -> None:
     ]
     assert (after.losses, after.hooks) == (before.losses, before.hooks)
     assert after.free == before.free
+
+
+def test_a_recording_that_begins_late_knows_who_has_ended() -> None:
+    """Not yet counted to the end, and another has its name already."""
+    flight = Flight()
+    ended, next_one = TaskKey(5, 6), TaskKey(7, 8)
+    for item in (
+        VmFound(ended, ("qemu-kvm", "-name", "db-02")), TaskEnded(ended),
+        VmFound(next_one, ("qemu-kvm", "-name", "db-02")), Counted(sample(), {}),
+    ):  # fmt: skip
+        flight.note(item)
+    assert {vm.name for vm in replayed(list(flight.items())).vms} == {"db-02"}
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -25,6 +25,7 @@ from pinwatch.recording import (
     RecordingError,
     Rescanned,
     Surveyed,
+    TaskEnded,
     TaskGone,
     VmFound,
     VmmsConfigured,
@@ -44,6 +45,7 @@ ITEMS: tuple[recording.Item, ...] = (
         TaskKey(3, 4), (Device(address="0000:01:00.0", driver="vfio-pci", iommu_group="7"),)
     ),
     Rescanned(),
+    TaskEnded(TaskKey(5, 6)),
     TaskGone(TaskKey(5, 6)),
     VmmsConfigured(("my-vmm",), r"--vm-name (\S+)"),
     RawRecord(bytes(pin_record(b"qemu-kvm", b"-name", b"guest=web-01"))),
