@@ -40,6 +40,7 @@ def all_checks(*, procfs: Path, sysfs: Path, bpf_dir: Path) -> list[Check]:
     found = [
         kernel(),
         capabilities(procfs),
+        memory(procfs),
         lockdown(sysfs),
         btf(sysfs),
         addresses(procfs),
@@ -72,6 +73,19 @@ def capabilities(procfs: Path) -> Check:
             remedy="run as root, or give the unit these capabilities",
         )
     return Check(name="capabilities", verdict=Verdict.OK, detail="all that are needed")
+
+
+def memory(procfs: Path) -> Check:
+    missing = probe.missing_to_look(procfs)
+    if missing:
+        return Check(
+            name="VMs' memory",
+            verdict=Verdict.LIMITED,
+            detail=f"missing: {', '.join(missing)}: no placement, no forecast, devices only as "
+            "command lines name them",
+            remedy="run as root, or give the unit these capabilities",
+        )
+    return Check(name="VMs' memory", verdict=Verdict.OK, detail="may be looked at")
 
 
 def lockdown(sysfs: Path) -> Check:

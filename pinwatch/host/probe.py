@@ -198,19 +198,34 @@ def possible_cpus(sysfs: Path) -> int:
 
 
 # include/uapi/linux/capability.h: bit, name, what needs it.
-_CAPABILITIES = (
+_SYS_ADMIN = 21
+_TO_RUN = (
     (39, "CAP_BPF", "load programs and maps"),
     (38, "CAP_PERFMON", "attach tracing programs"),
+)
+_TO_LOOK = (
+    (19, "CAP_SYS_PTRACE", "read what lies where in a process"),
+    (2, "CAP_DAC_READ_SEARCH", "open the files of other users' processes"),
 )
 
 
 def missing_capabilities(procfs: Path) -> list[str]:
-    """What this process lacks, each with its use. CAP_SYS_ADMIN stands for both."""
-    status = (procfs / "self/status").read_text()
-    held = int(status.partition("CapEff:")[2].split()[0], 16)
-    if held >> 21 & 1:
-        return []
-    return [f"{name} ({use})" for bit, name, use in _CAPABILITIES if not held >> bit & 1]
+    """What this process lacks to run, each with its use. CAP_SYS_ADMIN stands for both."""
+    return [] if _held(procfs) >> _SYS_ADMIN & 1 else _missing(procfs, _TO_RUN)
+
+
+def missing_to_look(procfs: Path) -> list[str]:
+    """What it lacks to look at VMs' memory and open devices; CAP_SYS_ADMIN is no help there."""
+    return _missing(procfs, _TO_LOOK)
+
+
+def _missing(procfs: Path, wanted: tuple[tuple[int, str, str], ...]) -> list[str]:
+    held = _held(procfs)
+    return [f"{name} ({use})" for bit, name, use in wanted if not held >> bit & 1]
+
+
+def _held(procfs: Path) -> int:
+    return int((procfs / "self/status").read_text().partition("CapEff:")[2].split()[0], 16)
 
 
 def probe(*, procfs: Path, sysfs: Path) -> KernelProbe:

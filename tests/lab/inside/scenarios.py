@@ -129,8 +129,8 @@ def lives() -> Result:
     found = {}
     with _idle_vm("idle-01"):
         found["started"] = _seconds_until("idle-01")
-    # At once, before a reading of the counters: it has no uuid, so only that one's end tells it from
-    # another VM of the same name.
+    # At once, before a reading of the counters: it has no uuid, so only that one's end tells that
+    # this is no other VM of the same name.
     with _idle_vm("idle-01"):
         found["again"] = _seconds_until("idle-01~2", give_up_s=5)
     daemon = host.daemon_pid()
