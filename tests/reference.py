@@ -75,7 +75,9 @@ LABELS = {
     ),
     "size": LabelSpec("Size of the pages.", _words(Backing)),
     "risk": LabelSpec("What stands against a pin: [forecast.md](forecast.md) has all of them."),
-    "verdict": LabelSpec("What to expect of a pin.", _words(Verdict)),
+    "verdict": LabelSpec(
+        "What to expect of a pin.", _words(v for v in Verdict if v is not Verdict.FINE)
+    ),
     "kind": LabelSpec(
         "Of free memory: who may have it.",
         {

@@ -15,11 +15,7 @@ from dashboards.generate.parts import (
 )
 from dashboards.generate.promql import FAILURES, SLOW, Query, count, grown, over_time, total
 
-# Not those of which only a limit is too low that is raised when a device is attached.
-WOULD_FAIL = (
-    'count(group by (instance, vm) (pinwatch_vm_pin_risk{VM, risk!="memlock_managed"}))'
-    " or vector(0)"
-)
+WOULD_FAIL = "sum(max by (instance, vm) (pinwatch_vm_pin_at_risk{VM})) or vector(0)"
 
 
 def build(uid: str) -> Dashboard:

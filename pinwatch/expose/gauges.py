@@ -32,7 +32,8 @@ def of_vm(outlook: Outlook) -> Iterator[tuple[MetricSpec, Values]]:
     forecast, place = outlook.forecast, outlook.case.placement
     yield VM_MEMORY, memory(place)
     yield VM_AT_RISK, {(): int(forecast.verdict is not Verdict.FINE)}
-    yield VM_RISK, {(str(risk), str(risk.verdict)): 1 for risk in forecast.risks}
+    against = (risk for risk in forecast.risks if risk.verdict is not Verdict.FINE)
+    yield VM_RISK, {(str(risk), str(risk.verdict)): 1 for risk in against}
     yield VM_HEADROOM, {(): forecast.headroom_bytes}
     yield VM_MOVE, {(): forecast.must_move.most}
     yield VM_ALLOCATE, {(): forecast.must_allocate.most}

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pinwatch.expose.words import Explanation, who
-from pinwatch.model.forecast import Case, Forecast, Risk, Span, Verdict
+from pinwatch.model.forecast import Case, Forecast, Span, Verdict
 from pinwatch.model.placement import Backing, Cma, Limits, Mark, PageClass, Placement
 from pinwatch.model.vm import Vm
 from pinwatch.plain import to_plain
@@ -51,15 +51,14 @@ def explain(vm: Vm | None, case: Case, forecast: Forecast) -> Explanation:
     paragraphs.append(("needs", needs_words(forecast)))
     paragraphs.append(("free", free_words(case, forecast)))
     for risk in forecast.risks:
-        paragraphs.append((_label(risk), f"{risk.meaning} [{risk}]"))
+        paragraphs.append((_LABELS[risk.verdict], f"{risk.meaning} [{risk}]"))
         paragraphs.append(("change", risk.remedy))
     return Explanation(
         f"{subject}: {forecast.verdict.words} ({about(forecast.want_bytes)})", tuple(paragraphs)
     )
 
 
-def _label(risk: Risk) -> str:
-    return "stops it" if risk.verdict is Verdict.WILL_FAIL else "risk"
+_LABELS = {Verdict.FINE: "note", Verdict.AT_RISK: "risk", Verdict.WILL_FAIL: "stops it"}
 
 
 def pinned_words(limits: Limits) -> str:

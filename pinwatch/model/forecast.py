@@ -29,7 +29,7 @@ class Verdict(StrEnum):
         return tuple(Verdict).index(self)
 
 
-_AT_RISK, _WILL_FAIL = Verdict.AT_RISK, Verdict.WILL_FAIL
+_FINE, _AT_RISK, _WILL_FAIL = Verdict
 
 
 class Risk(StrEnum):
@@ -122,10 +122,10 @@ class Risk(StrEnum):
     )
     MEMLOCK_MANAGED = (
         "memlock_managed",
-        _AT_RISK,
+        _FINE,  # as it is for every VM of libvirt without a device
         "RLIMIT_MEMLOCK is too low for it now; what manages the VM raises it when it attaches a "
         "device",
-        "None needed when libvirt or KubeVirt attaches the device; else raise the limit.",
+        "Nothing, when libvirt or KubeVirt attaches the device; else raise the limit.",
     )
     CGROUP_LIMIT = (
         "cgroup_limit",
@@ -225,6 +225,3 @@ class Outlook:
     time_s: float  # wall clock, of the look at its memory; the host's free side may be newer
     case: Case
     forecast: Forecast
-
-
-_FINE = Verdict.FINE

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from pinwatch import recording
 from pinwatch.expose.exposition import text
-from pinwatch.model.forecast import Verdict
+from pinwatch.expose.outlook import explain
+from pinwatch.model.forecast import Risk, Verdict
+from pinwatch.model.placement import Limits
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.pipeline import Pipeline
@@ -39,6 +41,21 @@ def test_what_is_free_later_changes_it() -> None:
     assert seen.outlooks["db-7"].forecast.verdict is Verdict.WILL_FAIL
     assert seen.outlooks["db-7"].time_s == 10.0
     assert seen.looking_cpu_s == 0.7
+
+
+def test_a_limit_that_comes_with_the_device_is_no_risk() -> None:
+    """All VMs of libvirt have that without a device: it is said, and nobody is woken up."""
+    raised = Limits(memlock_bytes=1 << 20, may_lock=False, managed_limit=True)
+    seen = snapshot(FOUND, Surveyed(free()), replace(looked(ONE), limits=raised))
+    found = seen.outlooks["db-7"]
+    assert found.forecast.risks == (Risk.MEMLOCK_MANAGED,)
+    assert found.forecast.verdict is Verdict.FINE
+    said = text(seen, FACTS)
+    assert 'pinwatch_vm_pin_at_risk{vm="db-7"} 0.0' in said
+    assert "memlock_managed" not in said
+    assert dict(explain(None, found.case, found.forecast).paragraphs)["note"].endswith(
+        "[memlock_managed]"
+    )
 
 
 def test_a_process_that_is_gone_takes_its_outlook_with_it() -> None:
