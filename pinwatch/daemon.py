@@ -293,17 +293,18 @@ class Daemon:
         return self._pipeline.feed(item)
 
     def _sample(self) -> None:
-        """Read all counters; the kernel's own right after ours, so that they compare. Then the
+        """Read all counters; the kernel's own before and after ours, so that they compare. Then the
         records: a process that is counted was announced before."""
+        before = procfs.vmstat(self._roots.proc)
         sample = self._probes.sample()
-        now = procfs.vmstat(self._roots.proc)
+        after = procfs.vmstat(self._roots.proc)
         self._drain()
         for pin in sample.open_pins:
             self._name_open(pin.task)
         since = {
-            name: now[name] - self._vmstat_at_attach[name]
-            for name in sample.witnesses
-            if name in now
+            name: _nearest(ours, before[name] - at_attach, after[name] - at_attach)
+            for name, ours in sample.witnesses.items()
+            if (at_attach := self._vmstat_at_attach.get(name)) is not None
         }
         self._feed(Counted(sample, since))
         self._part_from_ended()
@@ -429,6 +430,11 @@ def _series(settings: Settings) -> SeriesLimits:
     return SeriesLimits(
         max_vms=int(settings.max_vms), retention_ns=int(settings.vm_retention * 1_000_000_000)
     )
+
+
+def _nearest(ours: int, before: int, after: int) -> int:
+    """What the kernel's counter was when ours was read, as far as one can know."""
+    return min(max(ours, before), after)
 
 
 def _rest(spent_s: float) -> None:

@@ -38,6 +38,7 @@ BAD_HOST, DEAD_HOST = "bad-host", "dead-host"
 SCRAPE_S = 30
 TAIL_S = 180  # the end of a recording goes on for so long
 BAD_FOR_S = 7200
+DAY_S = 86400
 BAD_FACTS = replace(make.FACTS, cma_areas={"reserved": ((1 << 17, (1 << 17) + (1 << 16)),)})
 BAD_SINCE_S = 600  # so long before the end do the failures of the bad host begin
 
@@ -105,6 +106,7 @@ def _text(snapshot: Snapshot, facts: KernelFacts, *, writable: bool = True) -> s
 
 
 def _bad(now: float) -> Iterator[Scrape]:
+    yield Scrape(BAD_HOST, now - DAY_S, now - DAY_S, None)  # it is no new one
     for age in range(BAD_FOR_S, -1, -SCRAPE_S):
         steps = max(0, BAD_SINCE_S - age) // SCRAPE_S
         text = _text(bad(now, steps), BAD_FACTS, writable=False)
@@ -166,8 +168,8 @@ def bad(now: float, steps: int) -> Snapshot:
         },
         vm_counters={"web-01": vm_counters, "db-01": {}},
         durations=(),
-        losses={"ring_full": steps, "read_fault": 0},
-        reconciliation={"pgmigrate_fail": -3, "nr_foll_pin_acquired": -64},
+        losses={"ring_full": steps, "history": steps, "read_fault": 0},
+        reconciliation={"pgmigrate_fail": -steps, "nr_foll_pin_acquired": -64},
         hooks=(
             HookState(hook="vfio_map", symbol="vfio_iommu_type1_ioctl", mode=Mode.FENTRY),
             HookState(hook="split", symbol="__folio_split", mode=Mode.OFF),

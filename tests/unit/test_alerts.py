@@ -117,6 +117,17 @@ def test_the_runbook_of_losses_has_all_of_them() -> None:
     assert set(re.findall(r"`(\w+)`", harmless)) == set(map(str, why.NO_FAILURE_LOST))
 
 
+def test_a_loss_is_a_warning_when_a_failure_may_be_among_it() -> None:
+    for alert in ALERTS:
+        if alert.name == "PinwatchLosingEvents":
+            operator = {"info": "=~", "warning": "!~"}[alert.severity]
+            chosen = re.findall(r'kind(=~|!~)"(.+?)"', alert.expr)
+            assert len(chosen) == 2
+            for how, kinds in chosen:
+                assert how == operator
+                assert set(kinds.split("|")) == set(map(str, why.NO_FAILURE_LOST))
+
+
 def test_what_counts_failures_counts_slow_pins_too() -> None:
     """The two rules, and the two alerts of failures, are the same but for what they are of."""
     failed, slow = (rule["expr"] for rule in rules(RULES)[:2])

@@ -75,6 +75,25 @@ def test_a_process_is_named_before_it_is_counted(daemon: Daemon) -> None:
     assert {labels: n for labels, n in pins.items() if n} == {("db-7", "vfio_type1"): 1}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "difference"), [(5, 9, 0), (7, 7, 0), (8, 9, -1), (1, 2, 5)]
+)
+def test_what_migrates_while_counters_are_read_is_no_difference(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch,
+    before: int, after: int, difference: int,
+) -> None:  # fmt: skip
+    read = iter([before, after])
+    monkeypatch.setattr(
+        "pinwatch.host.procfs.vmstat", lambda _: {"pgmigrate_success": 100 + next(read)}
+    )
+    daemon._vmstat_at_attach = {"pgmigrate_success": 100}
+    monkeypatch.setattr(
+        daemon._probes, "sample", lambda: sample(witnesses={"pgmigrate_success": 7})
+    )
+    daemon._sample()
+    assert daemon._snapshot.reconciliation == {"pgmigrate_success": difference}
+
+
 def test_a_recording_of_the_daemon_replays_to_its_snapshots(daemon: Daemon, tmp_path: Path) -> None:
     path = tmp_path / "r"
     header = Header(facts=FACTS, wall_offset_ns=daemon._pipeline._wall_offset_ns)
