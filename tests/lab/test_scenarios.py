@@ -62,7 +62,7 @@ def test_the_recording_replays_to_what_was_scraped(run: LabRun) -> None:
 @plain
 def test_nothing_of_the_compiler_stays_in_memory(run: LabRun) -> None:
     memory = run.event("stopped")["memory"]
-    assert memory["rss_kib"] < 48 * 1024, memory
+    assert memory["rss_kib"] < 52 * 1024, memory  # the compiler alone is 100 MiB
 
 
 @plain
@@ -232,12 +232,13 @@ def test_a_vm_that_will_fail_is_told_before_it_does(run: LabRun) -> None:
 
 @plain
 def test_drop_caches_is_named_with_who_wrote_it(run: LabRun) -> None:
-    """6.1 fails about a third of the maps, newer kernels none; each failure must be explained."""
+    """6.1 fails some of the maps, newer kernels none; each failure must be explained."""
     seen = run.scenario("drop_caches")
     failed = sum(error != 0 for error in seen.workload["errors"])
-    assert len(seen.workload["errors"]) == 30
+    maps = len(seen.workload["errors"])
+    assert maps >= 30
     assert seen.workload["writes"] > 8
-    assert seen.metric("pinwatch_longterm_pins_total", vm=HOST, source="vfio_type1") == 30
+    assert seen.metric("pinwatch_longterm_pins_total", vm=HOST, source="vfio_type1") == maps
     assert seen.total(FAILURES) == failed == len(seen.failures)
     if run.series == "6.1":
         assert failed > 0

@@ -1,4 +1,4 @@
-"""Ten minutes of a small fleet, twenty times as fast as they pass.
+"""Ten minutes of a small fleet, ten times as fast as they pass.
 
 The failures that were put in are those that the fleet dashboard shows, here and where it is
 federated to, and without the series that docs/fleet.md drops.
@@ -15,10 +15,11 @@ from pinwatch.expose.exposition import TEXT
 from tests.monitoring import scaled
 from tests.monitoring.queries import Prometheus, Query
 from tests.monitoring.scaled import Watched
+from tests.monitoring.servers import wait_for
 from tests.monitoring.serving import serving
 from tests.monitoring.simulated import FAILS_AT_S, Host, Shape
 
-SHAPE = Shape(hosts=10, vms=5, speed=20)
+SHAPE = Shape(hosts=10, vms=5, speed=10)
 MINUTES = 9.5  # failures end in the eighth
 OWN, OF_A_VM, OF_REASONS = 768, 80, 46  # series, without those that Prometheus adds
 ADDED = ("up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_series_added",
@@ -30,7 +31,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     home = tmp_path_factory.mktemp("scaled")
     with serving(SHAPE) as served, scaled.watched(served, home, drop=scaled.dropped()) as running:
         scaled.settle(running, MINUTES)
+        wait_for(lambda: down_is_told(running), "the dead host has no alert")
         yield running
+
+
+def down_is_told(running: Watched) -> bool:
+    """The last that comes, and last where it is federated to."""
+    return bool(scaled.fired(running.asking(running.far), "PinwatchDown"))
 
 
 @pytest.fixture(params=["near", "far"])

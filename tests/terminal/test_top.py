@@ -128,7 +128,11 @@ def test_stopped_and_continued(tmux: Tmux) -> None:
 def test_another_size(tmux: Tmux) -> None:
     start(tmux)
     tmux.run("resize-window", "-x", "120", "-y", "40")
-    time.sleep(0.5)
+    until = time.monotonic() + 10
+    while tmux.wait("until") != (SCREENS / "list-120x40.txt").read_text():
+        if time.monotonic() > until:
+            break
+        time.sleep(0.1)
     compare("list-120x40", tmux.wait("until"))
 
 

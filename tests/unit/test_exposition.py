@@ -118,7 +118,7 @@ def test_it_is_what_the_library_writes(form: Format) -> None:
 
 
 @each_format
-@settings(deadline=None, max_examples=30)  # a busy machine is no fault
+@settings(max_examples=30)
 @given(RAW, RAW)
 @example('\\"\n\u2028', "\n\n")
 def test_it_is_for_any_name(form: Format, name: str, text: str) -> None:

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -92,7 +92,6 @@ def check_words_and_json(vm: Vm) -> None:
     text.encode()
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(names)
 def test_a_hostile_name_breaks_no_view(name: str) -> None:
     vm = resolved(name)

@@ -164,7 +164,7 @@ class Lives(RuleBasedStateMachine):
         assert set(self.ledger.tasks) <= set(self.pins)
 
 
-Lives.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestLives = Lives.TestCase
 
 

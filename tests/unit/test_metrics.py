@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
@@ -191,7 +191,6 @@ def test_bucket_edges_are_exact_powers_of_two() -> None:
     assert edges["+Inf"] == 1
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.text(min_size=1))
 def test_hostile_names_round_trip(name: str) -> None:
     vm = Vm(name=vm_name(name), uuid=vm_name(name))

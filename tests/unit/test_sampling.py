@@ -80,7 +80,7 @@ SHUFFLED = st.builds(
 )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(RUNS | SHUFFLED, st.booleans(), st.integers(0, 1 << 32))
 def test_the_stated_error_holds_in_95_of_100_runs(
     runs: list[tuple[str, int]], counted: bool, seed: int
@@ -93,7 +93,7 @@ def test_the_stated_error_holds_in_95_of_100_runs(
     assert all(real <= 2 * stated for stated, real in results)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(SHUFFLED, RUNS, st.integers(0, 1 << 32))
 def test_the_stated_error_holds_for_several_mappings(
     one: list[tuple[str, int]], other: list[tuple[str, int]], seed: int

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from pinwatch.expose.metrics import counter_family
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import SeriesLimits
+from tests.monitoring.servers import wait_for
 from tests.unit.make import FACTS, TASK, VM, failure, pin, sample
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -138,6 +140,14 @@ def trickle(connection: socket.socket) -> bool:
         return False
 
 
+def is_served(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return False
+
+
 def test_who_sends_a_byte_now_and_then_holds_no_thread_for_ever() -> None:
     server = serve.bind_tcp("127.0.0.1:0", max_requests=2, request_s=1.0)
     serve.start(server, serve.App(latest=Ledger().snapshot, facts=FACTS, ready=lambda: True))
@@ -149,8 +159,7 @@ def test_who_sends_a_byte_now_and_then_holds_no_thread_for_ever() -> None:
             assert time.monotonic() - began < 8
             time.sleep(0.1)
         url = f"http://{serve.local_address(server)}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            assert answer.status == 200
+        wait_for(lambda: is_served(url), "their threads are not given back")
     assert server.broken == 2
     server.shutdown()
     server.server_close()

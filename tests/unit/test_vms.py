@@ -139,7 +139,7 @@ def test_a_name_does_not_lead_out(host: Host, name: str) -> None:
     assert finder.evidence(TASK, from_libvirt(name)).domain is None
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(), max_size=400) | st.sampled_from([".", "..", ""]))
 def test_no_name_reads_another_file(tmp_path: Path, name: str) -> None:
     inside = tmp_path / "in"

@@ -243,7 +243,7 @@ def test_clients_that_stall_in_the_handshake_hold_up_nobody(files: Files) -> Non
             stalled.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
         began = time.monotonic()
         assert curl(server, files)[0] == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8  # what stalls has 10 seconds
 
 
 def test_a_handshake_of_a_byte_now_and_then_ends(files: Files) -> None:

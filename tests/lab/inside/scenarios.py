@@ -155,7 +155,7 @@ def _idle_vm(name: str) -> Iterator[None]:
             process.kill()
 
 
-def _seconds_until(vm: str, give_up_s: float = 60) -> float | None:
+def _seconds_until(vm: str, give_up_s: float = 240) -> float | None:
     """How long it takes until a VM is in the metrics; None when it does not come."""
     began = time.monotonic()
     while (passed := time.monotonic() - began) < give_up_s:
@@ -204,7 +204,9 @@ def _looked(vm: str, *, after: float) -> float:
 
 
 def drop_caches() -> Result:
-    """The suspect of the mailing list: a loop of drop_caches beside 30 maps."""
+    """The suspect of the mailing list: a loop of drop_caches beside 30 maps. On 6.1 some of them
+    fail, 2 to 12 of 30 in runs so far; it goes on there until one has."""
+    must_fail = os.uname().release.startswith("6.1.")
     stop, writes = threading.Event(), 0
 
     def loop() -> None:
@@ -216,12 +218,14 @@ def drop_caches() -> Result:
 
     thread = threading.Thread(target=loop)
     thread.start()
+    errors: list[int] = []
     try:
-        result = host.run_workload("maps", mib=32, times=30)
+        while not errors or (must_fail and not any(errors) and len(errors) < 300):
+            errors += host.run_workload("maps", mib=32, times=30)["errors"]
     finally:
         stop.set()
         thread.join()
-    return {**result, "writes": writes}
+    return {"errors": errors, "writes": writes}
 
 
 def memlock() -> Result:
@@ -285,7 +289,7 @@ def main(layout: str) -> int:
     for scenario in LAYOUTS[layout]:
         try:
             result = observe(scenario)
-            if result["failures"] or scenario is will_fail:
+            if result["failures"] or scenario in (will_fail, looked_at):
                 changed_at = time.monotonic()
         except Exception:
             failed += 1
@@ -295,8 +299,9 @@ def main(layout: str) -> int:
         _wait_for_rules(changed_at)
     memory = daemon.memory()
     (channel.out_dir() / METRICS).write_text(host.get("/metrics"))
-    _STAYING.close()
+    # In this order: a last scrape must not find a VM gone whose daemon still answers.
     code = daemon.stop()
+    _STAYING.close()
     channel.send("stopped", code=code, memory=memory, log=daemon.log())
     shutil.copy(RECORDING, channel.out_dir() / "recording.jsonl.gz")
     return failed
