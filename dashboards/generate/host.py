@@ -21,11 +21,9 @@ from dashboards.generate.promql import FAILURES, SLOW, Query, count, grown, over
 def build(uid: str) -> Dashboard:
     made = board(
         uid,
-        "pinwatch / Host",
         "One host: what failed, what memory there is for pins, what moves, and what watching "
         "costs.",
-        "job",
-        "instance",
+        "HOST",
     )
     _now(made)
     _pins(made)
@@ -39,7 +37,7 @@ def _now(made: Dashboard) -> None:
     for panel in (
         number(
             "Failed pins", "Long-term pins that failed on this host in the time range.",
-            "short", count(FAILURES), steps=BAD_ABOVE_0,
+            "short", count(FAILURES, "HOST"), steps=BAD_ABOVE_0,
         ),
         number(
             "Stuck pins", "Long-term pins that have not returned for more than a second, now.",
@@ -78,13 +76,13 @@ def _now(made: Dashboard) -> None:
             "Failed long-term pins of the time range by VM, source and reason, with who was in the "
             "way. On the host, `pinwatch why VM` shows the page and what to do.",
             "short",
-            f"{total(FAILURES, 'instance, vm, source, reason, holder')} > 0",
+            f"{total(FAILURES, 'instance, vm, source, reason, holder', 'HOST')} > 0",
             ("instance", "vm", "source", "reason", "holder"),
             "Failed",
             width=14,
         )
     )
-    made.with_panel(alerts(10))
+    made.with_panel(alerts(10, "HOST"))
 
 
 def _pins(made: Dashboard) -> None:
@@ -93,13 +91,13 @@ def _pins(made: Dashboard) -> None:
         graph(
             "Failed pins by reason",
             "How many long-term pins failed in each step, by the reason that the kernel had.",
-            "short", Query(over_time(FAILURES, "reason"), "{{reason}}"), counted=True,
+            "short", Query(over_time(FAILURES, "reason", "HOST"), "{{reason}}"), counted=True,
         ),
         graph(
             "Slow pins by cause",
             "Long-term pins that worked and took long or started again often, by where the time "
             "went.",
-            "short", Query(over_time(SLOW, "cause"), "{{cause}}"), counted=True,
+            "short", Query(over_time(SLOW, "cause", "HOST"), "{{cause}}"), counted=True,
         ),
         graph(
             "Pins",
@@ -146,8 +144,8 @@ def _memory(made: Dashboard) -> None:
         ),
         graph(
             "Guest memory by zone",
-            "Resident memory of all VMs by the zone where it lies. What lies in Movable or in CMA "
-            "must move before it can be pinned.",
+            "Resident memory of the host's VMs by the zone where it lies. What lies in Movable or "
+            "in CMA must move before it can be pinned.",
             "bytes",
             Query("sum by (zone, cma) (pinwatch_vm_memory_bytes{HOST})", "{{zone}}, CMA: {{cma}}"),
             stacked=True,
@@ -171,10 +169,10 @@ def _memory(made: Dashboard) -> None:
         ),
         listing(
             "Free memory by zone",
-            "Free memory by host, NUMA node and zone, and who may have it.",
+            "Free memory by NUMA node and zone, and who may have it.",
             "bytes",
-            "sum by (instance, node, zone, kind) (pinwatch_host_free_bytes{HOST})",
-            ("instance", "node", "zone", "kind"),
+            "sum by (node, zone, kind) (pinwatch_host_free_bytes{HOST})",
+            ("node", "zone", "kind"),
             "Free",
         ),
     ):  # fmt: skip
@@ -225,8 +223,8 @@ def _moves(made: Dashboard) -> None:
             "CMA areas and their size. What lies in one must move before it can be pinned; what is "
             "free in them is the kind `cma` above.",
             "bytes",
-            "4096 * sum by (instance, area) (pinwatch_cma_area_pages{HOST})",
-            ("instance", "area"), "Size", width=8,
+            "4096 * sum by (area) (pinwatch_cma_area_pages{HOST})",
+            ("area",), "Size", width=8,
         ),
         graph(
             "Pages moved for pins",
@@ -251,8 +249,8 @@ def _watching(made: Dashboard) -> None:
             "function, this kernel has no such place; `waiting`: its module is not loaded; `off` "
             "with a function is refused by the kernel and raises an alert.",
             "none",
-            "max by (instance, hook, symbol, mode) (pinwatch_hook_attached{HOST}) == 0",
-            ("instance", "hook", "symbol", "mode"), "Attached", width=8, shown=False,
+            "max by (hook, symbol, mode) (pinwatch_hook_attached{HOST}) == 0",
+            ("hook", "symbol", "mode"), "Attached", width=8, shown=False,
         ),
         graph(
             "Losses",
@@ -264,11 +262,9 @@ def _watching(made: Dashboard) -> None:
             "Cost",
             "CPU seconds a second of the daemon, and of that what looking at VMs' memory takes.",
             "percentunit",
-            Query("sum by (instance) (rate(process_cpu_seconds_total{HOST}[$__rate_interval]))",
-                  "{{instance}} daemon"),
-            Query("sum by (instance) "
-                  "(rate(pinwatch_placement_cpu_seconds_total{HOST}[$__rate_interval]))",
-                  "{{instance}} looking"),
+            Query("sum(rate(process_cpu_seconds_total{HOST}[$__rate_interval]))", "daemon"),
+            Query("sum(rate(pinwatch_placement_cpu_seconds_total{HOST}[$__rate_interval]))",
+                  "looking"),
             width=8,
         ),
     ):  # fmt: skip

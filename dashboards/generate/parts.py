@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from grafana_foundation_sdk.models import common as common_values
 from grafana_foundation_sdk.models import dashboard as values
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.generate.promql import FIRING, Query, promql
+from dashboards.generate.promql import Query, firing, promql
 
 RUNBOOKS = "https://pinwatch.example/runbooks"  # also in prometheus_alerts.yaml
 TAG = "pinwatch"
@@ -34,6 +34,14 @@ _VM_URL = (
     "&var-instance=${__data.fields.Host:percentencode}&" + _ALONG
 )
 _RUNBOOK_URL = RUNBOOKS + "/${__value.text}.md"
+
+# The dashboards, as links at the top of each call them.
+_NAMES = {
+    "pinwatch-fleet": "Fleet",
+    "pinwatch-host": "Host",
+    "pinwatch-vm": "VM",
+    "pinwatch-itself": "pinwatch itself",
+}
 
 # How tables name labels, and where a click on one leads.
 COLUMNS = {
@@ -53,10 +61,10 @@ _LINKS = {
 }
 
 
-def board(uid: str, title: str, description: str, *variables: str) -> dashboard.Dashboard:
-    """A dashboard without panels. `variables` besides the data source: job, instance, vm."""
+def board(uid: str, description: str, of: str) -> dashboard.Dashboard:
+    """A dashboard without panels, of what a selector in promql.py is: HOSTS, HOST or VM."""
     made = (
-        dashboard.Dashboard(title)
+        dashboard.Dashboard(f"pinwatch / {_NAMES[uid]}")
         .uid(uid)
         .description(description)
         .tags([TAG])
@@ -64,38 +72,59 @@ def board(uid: str, title: str, description: str, *variables: str) -> dashboard.
         .time("now-6h", "now")
         .refresh("1m")
         .tooltip(values.DashboardCursorSync.CROSSHAIR)
-        .link(
-            dashboard.DashboardLink("pinwatch")
-            .type(values.DashboardLinkType.DASHBOARDS)
-            .tags([TAG])
-            .include_vars(True)
-            .keep_time(True)
-        )
-        .link(
-            dashboard.DashboardLink("Runbooks")
-            .type(values.DashboardLinkType.LINK)
-            .icon("doc")
-            .url(RUNBOOKS)
-            .target_blank(True)
-        )
         .annotation(
             dashboard.AnnotationQuery()
             .name("Alerts of pinwatch")
             .datasource(SOURCE)
             .enable(True)
             .icon_color("red")
-            .expr(promql(FIRING))
+            .expr(promql(firing(of)))
         )
         .with_variable(
             dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
         )
     )
-    for name in variables:
-        made.with_variable(_VARIABLES[name])
+    for variable in _variables(of):
+        made.with_variable(variable)
+    for link in _links(uid):
+        made.link(link)
     return made
 
 
+def _links(uid: str) -> Iterator[dashboard.DashboardLink]:
+    """To the other dashboards and to the runbooks."""
+    for other, name in _NAMES.items():
+        if other != uid:
+            yield _link(name, _url(other)).icon("dashboard").keep_time(True)
+    yield _link("Runbooks", RUNBOOKS).icon("doc").target_blank(True)
+
+
+def _link(title: str, url: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(title).type(values.DashboardLinkType.LINK).url(url)
+
+
+def _url(other: str) -> str:
+    """With what is chosen here. Grafana keeps what a URL says even if it is none of a variable's
+    values: "All", or several hosts, would leave the dashboard of one host empty. With no host said
+    it shows the first."""
+    names = ["datasource", "job", *(() if other == "pinwatch-host" else ("instance",))]
+    return f"/d/{other}?" + "&".join(f"${{{name}:queryparam}}" for name in names)
+
+
+def _variables(of: str) -> Iterator[dashboard.QueryVariable]:
+    """Besides the data source. All jobs are those that have been found: dashboard-linter wants `.+`
+    there, with which `up` and `process_...` would be those of everything that Prometheus scrapes.
+    An alert still names the job where no pinwatch has answered in the whole time range."""
+    found = '{__name__=~"pinwatch_build_info|ALERTS", alertname=~"|Pinwatch.+"}'
+    yield _several(_variable("job", "Job", found))
+    host = _variable("instance", "Host", 'pinwatch_build_info{job=~"$job"}')
+    yield host if of == "HOST" else _several(host).all_value(".+")
+    if of == "VM":
+        yield _variable("vm", "VM", promql("pinwatch_longterm_pins_total{HOSTS}"))
+
+
 def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    """Of one value, at first the first."""
     return (
         dashboard.QueryVariable(name)
         .label(label)
@@ -103,18 +132,14 @@ def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .query(f"label_values({query}, {name})")
         .refresh(values.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(values.VariableSort.ALPHABETICAL_ASC)
-        .multi(True)
-        .include_all(True)
-        .all_value(".+")
-        .current(values.VariableOption(selected=True, text=["All"], value=["$__all"]))
     )
 
 
-_VARIABLES = {
-    "job": _variable("job", "Job", "pinwatch_build_info"),
-    "instance": _variable("instance", "Host", 'pinwatch_build_info{job=~"$job"}'),
-    "vm": _variable("vm", "VM", promql("pinwatch_longterm_pins_total{HOST}")),
-}
+def _several(variable: dashboard.QueryVariable) -> dashboard.QueryVariable:
+    """At first all."""
+    everything = values.VariableOption(selected=True, text=["All"], value=["$__all"])
+    return variable.multi(True).include_all(True).current(everything)
+
 
 AnyPanel = TypeVar(
     "AnyPanel", stat.Panel, table.Panel, timeseries.Panel, bargauge.Panel, heatmap.Panel
@@ -143,6 +168,7 @@ def _steps(*steps: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
 GOOD = _steps((None, "green"))
 BAD_ABOVE_0 = _steps((None, "green"), (1, "red"))
 DOUBTFUL_ABOVE_0 = _steps((None, "green"), (1, "orange"))
+BAD_AT_0 = _steps((None, "red"), (1, "green"))
 BAD_BELOW_0 = _steps((None, "red"), (0, "green"))
 OLD = _steps((None, "green"), (60, "orange"), (120, "red"))  # seconds; the last raises an alert
 
@@ -155,9 +181,10 @@ def number(
     *,
     width: int = 4,
     steps: dashboard.ThresholdsConfig = GOOD,
+    legend: str = "__auto",
 ) -> stat.Panel:
-    """One number of now, red when it is bad."""
-    target = _target(Query(expr), 0, PromQueryFormat.TIME_SERIES).instant()
+    """One number of now, red when it is bad. Should there be several, each has its legend."""
+    target = _target(Query(expr, legend), 0, PromQueryFormat.TIME_SERIES).instant()
     panel = _told(stat.Panel(), title, description, unit, (width, 4))
     return (
         panel.with_target(target)
@@ -178,10 +205,14 @@ def graph(
     stacked: bool = False,
     counted: bool = False,
     events: bool = False,
+    none: str = "",
 ) -> timeseries.Panel:
     """Lines over time; `counted`: bars of how many, none of them narrower than a minute; `events`:
-    with a dot for each event that Prometheus has as an exemplar."""
+    with a dot for each event that Prometheus has as an exemplar; `none`: what it says where no line
+    is good news."""
     panel = _told(timeseries.Panel(), title, description, unit, (width, height))
+    if none:
+        panel.no_value(none)
     for at, query in enumerate(queries):
         target = _target(query, at, PromQueryFormat.TIME_SERIES).range()
         panel.with_target(target.exemplar(True) if events else target)
@@ -276,14 +307,14 @@ def buckets(title: str, description: str, expr: str, *, width: int = 12) -> heat
     return panel.with_target(target).calculate(False).y_axis(heatmap.YAxisConfig().unit("s"))
 
 
-def alerts(width: int) -> table.Panel:
+def alerts(width: int, of: str) -> table.Panel:
     """What fires now, with a link to each runbook."""
     return listing(
         "Firing alerts",
         "Alerts of pinwatch that fire now, by Prometheus's own rules. The name leads to the "
-        "runbook. Empty when nothing fires.",
+        "runbook. One without a host is of all of them. Empty when nothing fires.",
         "none",
-        FIRING,
+        firing(of),
         ("alertname", "severity", "instance", "vm"),
         "Firing",
         width=width,

@@ -13,20 +13,18 @@ from dashboards.generate.parts import (
     listing,
     number,
 )
-from dashboards.generate.promql import FAILURES, SLOW, Query, count, grown, over_time, total
+from dashboards.generate.promql import FAILURES, SLOW, Query, grown, or_0, over_time, total
 
-WOULD_FAIL = "sum(max by (instance, vm) (pinwatch_vm_pin_at_risk{VM})) or vector(0)"
+# Two hosts may have VMs of one name, and one that migrates is on two: everything is by host.
+BY_HOST = "{{instance}}"
 
 
 def build(uid: str) -> Dashboard:
     made = board(
         uid,
-        "pinwatch / VM",
         "One VM: what it pinned, what failed and why, where its memory lies, what its VMM said of "
-        "it, and whether the next pin would work.",
-        "job",
-        "instance",
-        "vm",
+        "it, and whether the next pin would work. VMs of one name on several hosts stay apart.",
+        "VM",
     )
     _now(made)
     _pins(made)
@@ -35,37 +33,45 @@ def build(uid: str) -> Dashboard:
     return made
 
 
+def _grown(metric: str, *by: str) -> str:
+    return grown(metric, ", ".join(("instance", *by)), "VM")
+
+
 def _now(made: Dashboard) -> None:
     for panel in (
         number(
             "Failed pins", "Long-term pins of this VM that failed in the time range.",
-            "short", count(FAILURES, "VM"), steps=BAD_ABOVE_0,
+            "short", or_0(total(FAILURES, "instance", "VM")), steps=BAD_ABOVE_0, legend=BY_HOST,
         ),
         number(
             "Stuck pins",
             "Long-term pins of this VM that have not returned for more than a second, now.",
-            "short", "sum(pinwatch_longterm_pins_stuck{VM}) or vector(0)", steps=BAD_ABOVE_0,
+            "short", or_0("sum by (instance) (pinwatch_longterm_pins_stuck{VM})"),
+            steps=BAD_ABOVE_0, legend=BY_HOST,
         ),
         number(
             "Would fail now",
-            "Of the chosen VMs, those of which a VFIO map of all guest memory may fail or will "
-            "fail, if it came now.",
-            "short", WOULD_FAIL, steps=DOUBTFUL_ABOVE_0,
+            "1 if a VFIO map of all guest memory may fail or will fail, if it came now; nothing "
+            "while pinwatch has not looked at its memory.",
+            "short", "max by (instance) (pinwatch_vm_pin_at_risk{VM})", steps=DOUBTFUL_ABOVE_0,
+            legend=BY_HOST,
         ),
         number(
             "Headroom",
             "What is free for a pin of all its memory beyond what that needs. Below 0 the kernel "
             "must reclaim first.",
-            "bytes", "min(pinwatch_vm_pin_headroom_bytes{VM})", steps=BAD_BELOW_0,
+            "bytes", "min by (instance) (pinwatch_vm_pin_headroom_bytes{VM})", steps=BAD_BELOW_0,
+            legend=BY_HOST,
         ),
         number(
             "Slow pins", "Long-term pins of this VM that worked and took long, in the time range.",
-            "short", count(SLOW, "VM"), steps=DOUBTFUL_ABOVE_0,
+            "short", or_0(total(SLOW, "instance", "VM")), steps=DOUBTFUL_ABOVE_0, legend=BY_HOST,
         ),
         number(
             "Last look",
-            "How long ago pinwatch looked at where this VM's memory lies; the longest of several.",
-            "s", "max(time() - pinwatch_vm_placement_timestamp_seconds{VM})",
+            "How long ago pinwatch looked at where this VM's memory lies.",
+            "s", "max by (instance) (time() - pinwatch_vm_placement_timestamp_seconds{VM})",
+            legend=BY_HOST,
         ),
     ):  # fmt: skip
         made.with_panel(panel)
@@ -100,52 +106,55 @@ def _pins(made: Dashboard) -> None:
         graph(
             "Failed pins by reason",
             "How many long-term pins failed in each step, by the reason that the kernel had.",
-            "short", Query(over_time(FAILURES, "reason", "VM"), "{{reason}}"), counted=True,
+            "short",
+            Query(over_time(FAILURES, "instance, reason", "VM"), "{{reason}} on {{instance}}"),
+            counted=True,
         ),
         graph(
             "Failed pins and their events",
             "Long-term pins that failed lately, by who asked and what was in the way. Each dot is "
             "one of them: `pinwatch why --event ID` on the host tells all of it.",
             "short",
-            Query(grown("pinwatch_longterm_pin_failures_total", "source, reason, holder"),
-                  "{{source}}: {{reason}}, {{holder}}"),
+            Query(_grown("pinwatch_longterm_pin_failures_total", "source", "reason", "holder"),
+                  "{{source}}: {{reason}}, {{holder}} on {{instance}}"),
             events=True,
         ),
         graph(
             "Pins",
             "Long-term pins lately, failed ones included, by who asked for them.",
             "short",
-            Query(grown("pinwatch_longterm_pins_total", "source"), "{{source}}"),
+            Query(_grown("pinwatch_longterm_pins_total", "source"), "{{source}} on {{instance}}"),
             width=8,
         ),
         graph(
             "Pinned",
             "What successful long-term pins covered lately, by who asked.",
             "bytes",
-            Query(f"4096 * {grown('pinwatch_longterm_pinned_pages_total', 'source')}",
-                  "{{source}}"),
+            Query(f"4096 * {_grown('pinwatch_longterm_pinned_pages_total', 'source')}",
+                  "{{source}} on {{instance}}"),
             width=8,
         ),
         graph(
             "Moved for pins",
             "What had to leave ZONE_MOVABLE or CMA for a pin lately, and did.",
             "bytes",
-            Query(f"4096 * {grown('pinwatch_pin_migrated_pages_total', 'vm')}", "{{vm}}"),
+            Query(f"4096 * {_grown('pinwatch_pin_migrated_pages_total')}", BY_HOST),
             width=8,
         ),
         graph(
             "Folios that could not move",
             "Folios that stayed where they may not be pinned, by what kept them, zone and order.",
             "short",
-            Query(grown("pinwatch_pin_migration_failed_folios_total", "reason, zone, order"),
-                  "{{reason}} in {{zone}}, order {{order}}"),
+            Query(_grown("pinwatch_pin_migration_failed_folios_total", "reason", "zone", "order"),
+                  "{{reason}} in {{zone}}, order {{order}} on {{instance}}"),
         ),
         graph(
             "Refused splits of huge pages",
             "Splits that the kernel refused in failed pins of this VM, by errno; EAGAIN is tried "
             "again and each try counts.",
             "short",
-            Query(grown("pinwatch_thp_split_failures_total", "errno"), "{{errno}}"),
+            Query(_grown("pinwatch_thp_split_failures_total", "errno"),
+                  "{{errno}} on {{instance}}"),
         ),
     ):  # fmt: skip
         made.with_panel(panel)
@@ -159,17 +168,20 @@ def _forecast(made: Dashboard) -> None:
             "Guest memory that must move out of ZONE_MOVABLE or CMA, and that must be allocated, "
             "both at most; and what is free where its pins may lie.",
             "bytes",
-            Query("sum by (vm) (pinwatch_vm_pin_must_move_bytes{VM})", "{{vm}} must move"),
-            Query("sum by (vm) (pinwatch_vm_pin_must_allocate_bytes{VM})", "{{vm}} must allocate"),
-            Query("min by (vm) (pinwatch_vm_pin_available_bytes{VM})", "{{vm}} available"),
+            Query("sum by (instance) (pinwatch_vm_pin_must_move_bytes{VM})",
+                  "must move on {{instance}}"),
+            Query("sum by (instance) (pinwatch_vm_pin_must_allocate_bytes{VM})",
+                  "must allocate on {{instance}}"),
+            Query("min by (instance) (pinwatch_vm_pin_available_bytes{VM})",
+                  "available on {{instance}}"),
         ),
         graph(
             "Headroom",
             "What is free for a pin of all its memory beyond what that needs at most.",
             "bytes",
-            Query("min by (vm) (pinwatch_vm_pin_headroom_bytes{VM})", "{{vm}}"),
+            Query("min by (instance) (pinwatch_vm_pin_headroom_bytes{VM})", BY_HOST),
         ),
-    ):
+    ):  # fmt: skip
         made.with_panel(panel)
 
 
@@ -180,15 +192,16 @@ def _memory(made: Dashboard) -> None:
             "Guest memory by place",
             "Resident guest memory by NUMA node, zone and CMA, from a sample of its pages.",
             "bytes",
-            Query("sum by (node, zone, cma) (pinwatch_vm_memory_bytes{VM})",
-                  "node {{node}}, {{zone}}, CMA: {{cma}}"),
+            Query("sum by (instance, node, zone, cma) (pinwatch_vm_memory_bytes{VM})",
+                  "node {{node}}, {{zone}}, CMA: {{cma}} on {{instance}}"),
             stacked=True, width=8,
         ),
         graph(
             "Guest memory by page size",
             "Resident guest memory by the size of its pages.",
             "bytes",
-            Query("sum by (size) (pinwatch_vm_memory_bytes{VM})", "{{size}}"),
+            Query("sum by (instance, size) (pinwatch_vm_memory_bytes{VM})",
+                  "{{size}} on {{instance}}"),
             stacked=True, width=8,
         ),
         graph(
@@ -196,21 +209,21 @@ def _memory(made: Dashboard) -> None:
             "What any sum of the two may be off, as a part of what is resident, with 95 % "
             "confidence. 0: every page was looked at.",
             "percentunit",
-            Query("max by (vm) (pinwatch_vm_placement_error_ratio{VM})", "{{vm}}"), width=8,
+            Query("max by (instance) (pinwatch_vm_placement_error_ratio{VM})", BY_HOST), width=8,
         ),
         listing(
             "What the VMM said of the memory",
             "Hints on ranges of 16 MiB and more since the VM is known. A hint that came after the "
             "memory was there changes nothing of what is there (docs/hints.md).",
             "short",
-            "sum by (vm, hint, timing, errno) (pinwatch_vm_hints_total{VM})",
-            ("vm", "hint", "timing", "errno"), "Times", width=8,
+            "sum by (instance, hint, timing, errno) (pinwatch_vm_hints_total{VM})",
+            ("instance", "hint", "timing", "errno"), "Times", width=8,
         ),
         listing(
             "Devices", "Devices that VFIO gave to the VM, each with its IOMMU group.",
             "none",
-            "max by (vm, device, driver, iommu_group) (pinwatch_vm_device_info{VM})",
-            ("vm", "device", "driver", "iommu_group"), "Given", width=6, shown=False,
+            "max by (instance, device, driver, iommu_group) (pinwatch_vm_device_info{VM})",
+            ("instance", "device", "driver", "iommu_group"), "Given", width=6, shown=False,
         ),
         listing(
             "Who it is", "What is known of the VM, and what its name was taken from.",

@@ -16,6 +16,7 @@ import yaml
 from tests.lab.tools import tool
 from tests.monitoring import history
 from tests.monitoring.queries import ALERTS, RULES, Prometheus
+from tests.monitoring.scaled import faster
 from tests.monitoring.servers import prometheus, wait_for
 
 _EMPTY = {"global": {"evaluation_interval": "1s"}}
@@ -30,6 +31,19 @@ def fleet(home: Path) -> Iterator[Prometheus]:
         firing = 'ALERTS{alertname="PinwatchVfioMapFailed", alertstate="firing"}'
         wait_for(lambda: _now(running.url, firing), "no alert fires")
         yield replace(running, now=time.time())
+
+
+@contextmanager
+def deserted(home: Path) -> Iterator[Prometheus]:
+    """Two hours of all but pinwatch, which no target is left of. PinwatchDown fires, sooner."""
+    now = time.time()
+    _import(home, history.openmetrics(history.foreign(now)))
+    hurried = home / ALERTS.name
+    hurried.write_text(faster(ALERTS.read_text(), speed=300))
+    with prometheus(home, {**_EMPTY, "rule_files": [str(hurried)]}) as url:
+        firing = 'ALERTS{alertname="PinwatchDown", alertstate="firing"}'
+        wait_for(lambda: _now(url, firing), "no alert fires")
+        yield Prometheus(url, time.time())
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """Two hours of a fleet, as Prometheus would have scraped them.
 
 Hosts are recordings of the lab, replayed with their end at `now`; one host of which everything is
-bad that no recording has; one that has died. Gives samples as OpenMetrics text for promtool.
+bad that no recording has; one that has died; and what the same Prometheus scrapes beside pinwatch.
+Gives samples as OpenMetrics text for promtool.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prometheus_client.core import Metric
@@ -35,6 +36,9 @@ from tests.unit import make
 RECORDINGS = Path(__file__).resolve().parents[1] / "replay"
 REPLAYED = {"lab-6.1": "6.1-matrix", "lab-6.12": "6.12-fragmented", "lab-7.2": "7.2-matrix"}
 BAD_HOST, DEAD_HOST = "bad-host", "dead-host"
+# Exporters that are not ours, and whether they answer; one has the name of a host of ours.
+FOREIGN = {"node-1:9100": True, "node-2:9100": False, BAD_HOST: True}
+FOREIGN_JOB, FOREIGN_LABELS = "node", {"source": "eu", "vm": "x"}
 SCRAPE_S = 30
 TAIL_S = 180  # the end of a recording goes on for so long
 BAD_FOR_S = 7200
@@ -51,6 +55,8 @@ class Scrape:
     time: float
     started: float  # the daemon
     text: str | None
+    job: str = "pinwatch"
+    labels: Mapping[str, str] = field(default_factory=dict)  # that its targets have besides
 
 
 def last_snapshot(name: str) -> Snapshot:
@@ -77,12 +83,21 @@ def _snapshots(name: str) -> Iterator[tuple[float, Snapshot, KernelFacts]]:
 
 
 def scrapes(now: float) -> Iterator[Scrape]:
-    """All hosts, each in the order of time."""
+    """All targets, each in the order of time."""
     for instance, name in REPLAYED.items():
         yield from _replayed(instance, name, now - TAIL_S)
     yield from _bad(now)
     for age in range(BAD_FOR_S, -1, -SCRAPE_S):
         yield Scrape(DEAD_HOST, now - age, now - 9000, None)
+    yield from foreign(now)
+
+
+def foreign(now: float) -> Iterator[Scrape]:
+    """What a node_exporter answers."""
+    for instance, answers in FOREIGN.items():
+        text = "node_load1 0.5" if answers else None
+        for age in range(BAD_FOR_S, -1, -SCRAPE_S):
+            yield Scrape(instance, now - age, now - 9000, text, FOREIGN_JOB, FOREIGN_LABELS)
 
 
 def _replayed(instance: str, name: str, end: float) -> Iterator[Scrape]:
@@ -97,8 +112,10 @@ def _replayed(instance: str, name: str, end: float) -> Iterator[Scrape]:
         )
 
 
-def _text(snapshot: Snapshot, facts: KernelFacts, *, writable: bool = True) -> str:
-    own: list[Metric] = [counter_family(spec, {(): 0}) for spec in (REFUSED, BROKEN)]
+def _text(
+    snapshot: Snapshot, facts: KernelFacts, *, writable: bool = True, refused: int = 0
+) -> str:
+    own: list[Metric] = [counter_family(spec, {(): refused}) for spec in (REFUSED, BROKEN)]
     kept = {HISTORY_WRITABLE: int(writable), HISTORY_BYTES: 3 << 20, HISTORY_EVENTS: 900}
     own += [gauge_family(spec, {(): value}) for spec, value in kept.items()]
     parts = exposition.expose(snapshot, facts, own)
@@ -109,7 +126,7 @@ def _bad(now: float) -> Iterator[Scrape]:
     yield Scrape(BAD_HOST, now - DAY_S, now - DAY_S, None)  # it is no new one
     for age in range(BAD_FOR_S, -1, -SCRAPE_S):
         steps = max(0, BAD_SINCE_S - age) // SCRAPE_S
-        text = _text(bad(now, steps), BAD_FACTS, writable=False)
+        text = _text(bad(now, steps), BAD_FACTS, writable=False, refused=steps)
         yield Scrape(BAD_HOST, now - age, now - 9000, text)
 
 
@@ -166,7 +183,10 @@ def bad(now: float, steps: int) -> Snapshot:
             "pinwatch_host_thp_split_failures_total": {("EAGAIN",): 10.0 * steps},
             "pinwatch_cma_alloc_failures_total": {("reserved",): float(steps)},
         },
-        vm_counters={"web-01": vm_counters, "db-01": {}},
+        vm_counters={
+            "web-01": vm_counters,
+            "db-01": {"pinwatch_longterm_pins_total": {("vfio_type1",): 0.0}},
+        },
         durations=(),
         losses={"ring_full": steps, "history": steps, "read_fault": 0},
         reconciliation={"pgmigrate_fail": -steps, "nr_foll_pin_acquired": -64},
@@ -190,7 +210,8 @@ def openmetrics(scraped: Iterable[Scrape]) -> Iterator[str]:
     for scrape in scraped:
         for sample in _samples(scrape):
             name, _, value = sample.rpartition(" ")
-            labels = f'job="pinwatch",instance="{scrape.instance}"'
+            target = {"job": scrape.job, "instance": scrape.instance, **scrape.labels}
+            labels = ",".join(f'{label}="{value}"' for label, value in target.items())
             head, brace, rest = name.partition("{")
             whole = f"{head}{{{labels},{rest}" if brace else f"{head}{{{labels}}}"
             yield f"{whole} {value} {scrape.time:.3f}\n"

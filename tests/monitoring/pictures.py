@@ -20,11 +20,14 @@ mpl.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from tests.monitoring import history
 from tests.monitoring.fleet import fleet
 from tests.monitoring.queries import BOARDS, Prometheus, Query, Series, board
 
 _CELL_INCHES = 0.75, 0.42  # of Grafana's grid
 _SHORT = 26
+# What somebody has chosen, where not all is shown.
+_CHOSEN = {"pinwatch-host": {"instance": history.BAD_HOST}, "pinwatch-vm": {"vm": "web-01"}}
 Panel = dict[str, Any]
 
 
@@ -50,31 +53,42 @@ def _legend(series: Series, target: dict[str, Any]) -> str:
     return text[: 2 * _SHORT]
 
 
-def _answers(prometheus: Prometheus, panel: Panel) -> list[tuple[dict[str, Any], list[Series]]]:
+Answers = list[tuple[dict[str, Any], list[Series]]]
+
+
+def _answers(prometheus: Prometheus, panel: Panel, chosen: dict[str, str]) -> Answers:
     return [
-        (target, prometheus.ask(Query(panel["title"], target["expr"], bool(target.get("range")))))
+        (target, prometheus.ask(Query("", target["expr"], bool(target.get("range"))), **chosen))
         for target in panel["targets"]
     ]
 
 
-def _stat(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
-    ((_, found),) = _answers(prometheus, panel)
-    value = float(found[0]["value"][1])
-    color = "white"
-    for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
-        if step["value"] is None or value >= step["value"]:
-            color = {"green": "#cdebc8", "red": "#f2b8b5", "orange": "#ffdfb0"}[step["color"]]
-    axes.set_facecolor(color)
-    axes.text(0.5, 0.5, in_unit(value, _unit(panel)), ha="center", va="center", fontsize=18)
+def _nothing(axes: Axes, panel: Panel, answers: Answers) -> None:
+    text = panel["fieldConfig"]["defaults"].get("noValue", "No data")
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="gray")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _lines(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
+def _stat(axes: Axes, panel: Panel, answers: Answers) -> None:
+    ((_, found),) = answers
+    numbers = [float(series["value"][1]) for series in found]
+    color = "white"
+    for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
+        if step["value"] is None or max(numbers) >= step["value"]:
+            color = {"green": "#cdebc8", "red": "#f2b8b5", "orange": "#ffdfb0"}[step["color"]]
+    axes.set_facecolor(color)
+    text = ", ".join(in_unit(number, _unit(panel)) for number in numbers)
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=18)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _lines(axes: Axes, panel: Panel, answers: Answers) -> None:
     custom = panel["fieldConfig"]["defaults"].get("custom", {})
     below: dict[float, float] = {}
     stacked = "stacking" in custom
-    for target, found in _answers(prometheus, panel):
+    for target, found in answers:
         for series in found:
             times = [float(at) for at, _ in series["values"]]
             values = [float(value) for _, value in series["values"]]
@@ -91,8 +105,8 @@ def _lines(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     axes.legend(fontsize=5, loc="upper left", ncols=2)
 
 
-def _bars(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
-    ((target, found),) = _answers(prometheus, panel)
+def _bars(axes: Axes, panel: Panel, answers: Answers) -> None:
+    ((target, found),) = answers
     ordered = sorted(found, key=lambda series: float(series["value"][1]))
     values = [float(series["value"][1]) for series in ordered]
     drawn = axes.barh([_legend(series, target) for series in ordered], values, color="#d9534f")
@@ -100,8 +114,8 @@ def _bars(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     axes.tick_params(labelsize=6)
 
 
-def _heatmap(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
-    ((_, found),) = _answers(prometheus, panel)
+def _heatmap(axes: Axes, panel: Panel, answers: Answers) -> None:
+    ((_, found),) = answers
     ordered = sorted(found, key=lambda series: float(series["metric"]["le"]))
     cumulative = [[float(value) for _, value in series["values"]] for series in ordered]
     width = max(map(len, cumulative))
@@ -113,7 +127,7 @@ def _heatmap(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     axes.tick_params(labelsize=6)
 
 
-def _table(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
+def _table(axes: Axes, panel: Panel, answers: Answers) -> None:
     names = panel["transformations"][-1]["options"]["renameByName"]
     units = {
         override["matcher"]["options"]: prop["value"]
@@ -123,7 +137,7 @@ def _table(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     }
     rows: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     order: dict[int, float] = {}  # the value of the first query, by the identity of a row
-    for target, found in _answers(prometheus, panel):
+    for target, found in answers:
         column = f"Value #{target['refId']}" if len(panel["targets"]) > 1 else "Value"
         for series in found:
             labels = {name: value for name, value in series["metric"].items() if name in names}
@@ -144,7 +158,7 @@ def _table(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     drawn.set_fontsize(6)
 
 
-_DRAWN: dict[str, Callable[[Axes, Panel, Prometheus], None]] = {
+_DRAWN: dict[str, Callable[[Axes, Panel, Answers], None]] = {
     "stat": _stat, "timeseries": _lines, "bargauge": _bars, "heatmap": _heatmap, "table": _table,
 }  # fmt: skip
 
@@ -165,7 +179,9 @@ def draw(path: Path, prometheus: Prometheus, out: Path) -> None:
                (place["h"] - 1.6) / rows)  # fmt: skip
         axes = figure.add_axes(box)
         axes.set_title(textwrap.shorten(panel["title"], 50), fontsize=8, loc="left")
-        _DRAWN[panel["type"]](axes, panel, prometheus)
+        answers = _answers(prometheus, panel, _CHOSEN.get(path.stem, {}))
+        drawing = _DRAWN[panel["type"]] if any(found for _, found in answers) else _nothing
+        drawing(axes, panel, answers)
     figure.savefig(out / f"{path.stem}.png", dpi=75)
     pyplot.close(figure)
 

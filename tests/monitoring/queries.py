@@ -24,8 +24,8 @@ RULES = SHIPPED / "prometheus_rules.yaml"
 ALERTS = SHIPPED / "prometheus_alerts.yaml"
 FAILURES = "vm_source_reason_holder:pinwatch_longterm_pin_failures:increase1m"
 
-# What Grafana puts for its variables where all is chosen.
-ALL = {"$job": ".+", "$instance": ".+", "$vm": ".+"}
+# What Grafana puts for its variables where all is chosen; for `job` see Prometheus.every_job().
+ALL = {"$job": "pinwatch", "$instance": ".+", "$vm": ".+"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,11 @@ def panels(path: Path) -> list[dict[str, Any]]:
 
 
 def plain(expr: str, span: Span = HOUR, **chosen: str) -> str:
-    """With values for Grafana's variables."""
+    """With values for Grafana's variables. What a dashboard asks of one host or one VM is asked of
+    all together where none is chosen, which Grafana would not."""
     own = {f"${key}": value for key, value in chosen.items()}
+    for name in ALL.keys() - own.keys():
+        expr = expr.replace(f'="{name}"', f'=~"{name}"')
     for name, value in {**span.variables(), **ALL, **own}.items():
         expr = expr.replace(name, value)
     return expr
@@ -83,16 +86,25 @@ def of_panels() -> Iterator[Query]:
                 yield Query(where, target["expr"], bool(target.get("range")))
 
 
+def variables(path: Path) -> dict[str, dict[str, Any]]:
+    """By name, without that of the data source."""
+    every = board(path)["templating"]["list"]
+    return {variable["name"]: variable for variable in every if variable["type"] == "query"}
+
+
+def asked(variable: dict[str, Any]) -> tuple[str, str]:
+    """The selector and the label inside label_values(), which is all that Grafana asks for."""
+    selector, label = re.fullmatch(  # type: ignore[union-attr]
+        r"label_values\((.+), (\w+)\)", variable["query"]
+    ).groups()
+    return selector, label
+
+
 def of_variables() -> Iterator[Query]:
-    """The selector inside each label_values(), which is all that Grafana asks for."""
     for path in BOARDS:
-        for variable in board(path)["templating"]["list"]:
-            if variable["type"] == "query":
-                selector, label = re.fullmatch(  # type: ignore[union-attr]
-                    r"label_values\((.+), (\w+)\)", variable["query"]
-                ).groups()
-                where = f"{path.stem} / variable {variable['name']}"
-                yield Query(where, f"group by ({label}) ({selector})")
+        for name, variable in variables(path).items():
+            selector, label = asked(variable)
+            yield Query(f"{path.stem} / variable {name}", f"group by ({label}) ({selector})")
 
 
 def of_annotations() -> Iterator[Query]:
@@ -137,7 +149,25 @@ class Prometheus:
         with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=120) as answer:
             return json.load(answer)["data"]
 
+    def options(self, uid: str, name: str) -> list[str]:
+        """What Grafana offers for a variable of a dashboard; where there is no "all", the first is
+        chosen."""
+        (path,) = (path for path in BOARDS if path.stem == uid)
+        selector, label = asked(variables(path)[name])
+        matching = plain(
+            selector, self.span, **({} if name == "job" else {"job": self.every_job()})
+        )
+        start = self.now - self.span.range_s
+        arguments = {"match[]": matching, "start": start, "end": self.now}
+        return sorted(self.get(f"label/{label}/values", **arguments))
+
+    def every_job(self) -> str:
+        """What Grafana puts for `job` where all are chosen."""
+        return _every_job(self)
+
     def ask(self, query: Query, **chosen: str) -> list[Series]:
+        if "$job" in query.expr:
+            chosen = {"job": self.every_job(), **chosen}
         expr = plain(query.expr, self.span, **chosen)
         if query.ranged:
             start, step = self.now - self.span.range_s, self.span.step_s
@@ -151,6 +181,15 @@ class Prometheus:
         """The one number that an expression gives now."""
         (only,) = self.ask(Query("", expr))
         return float(only["value"][1])
+
+
+@cache
+def _every_job(prometheus: Prometheus) -> str:
+    if all_value := variables(BOARDS[0])["job"].get("allValue"):
+        return str(all_value)
+    found = prometheus.options(BOARDS[0].stem, "job")
+    escaped = [re.escape(job).replace("\\", "\\\\") for job in found]
+    return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
 
 def unanswered(prometheus: Prometheus) -> list[Query]:

@@ -55,10 +55,14 @@ TARGET_LABELS = {"job", "instance"}
 # Counters of which the value itself is shown: what was said since the VM is known.
 SHOWN_AS_THEY_ARE = {"pinwatch_vm_hints_total"}
 
+# Dashboards of one, and the variable that says of which.
+ONE_OF = {"pinwatch-host": "instance", "pinwatch-vm": "vm"}
+
 # A heatmap and quantiles say it better; only the words of an alert ask for the errno.
 NOT_SHOWN = {DURATION.name + "_sum", DURATION.name + "_count", "pinwatch_vfio_map_failures_total"}
 
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+_EITHER = re.compile(r'\{__name__=~"([\w|]+)"[^}]*\}')
 _NAME = re.compile(r"(?<![\w$.])([A-Za-z_:][\w:]*)\b(?!\s*\()\s*(\{[^}]*\})?")
 _OPERATORS = {"and", "or", "unless", "offset", "bool"}
 
@@ -81,7 +85,9 @@ def known() -> dict[str, set[str]]:
 
 
 def selectors(expr: str) -> Iterator[tuple[str, set[str]]]:
-    """Each metric of an expression with the labels that its matchers name."""
+    """Each metric of an expression with the labels that its matchers name. Where one of several is
+    asked for, matchers take it that some have no such label."""
+    expr = _EITHER.sub(lambda found: found[1].replace("|", " or "), expr)
     bare = _GROUPING.sub("", re.sub(r'"[^"]*"', "", plain(expr)))
     for name, matchers in _NAME.findall(bare):
         if name not in _OPERATORS:
@@ -157,11 +163,14 @@ def test_panels_have_ids_and_places_of_their_own(path: Path) -> None:
 
 @each_board
 def test_the_top_answers_without_scrolling(path: Path) -> None:
-    """Numbers first, then where; the first row title comes after them."""
-    first = [panel["type"] for panel in board(path)["panels"]]
-    assert first[:6] == ["stat"] * 6
-    assert first[6] == "table"
-    assert first.index("row") == 8
+    """Numbers in one line, then where; the first row title comes after them."""
+    first = board(path)["panels"]
+    types = [panel["type"] for panel in first]
+    numbers = types.index("table")
+    assert types[:numbers] == ["stat"] * (7 if path.stem == "pinwatch-fleet" else 6)
+    assert {panel["gridPos"]["y"] for panel in first[:numbers]} == {0}
+    assert sum(panel["gridPos"]["w"] for panel in first[:numbers]) == 24
+    assert types.index("row") == numbers + 2
 
 
 @each_board
@@ -169,8 +178,19 @@ def test_links_lead_to_dashboards_that_are_there(path: Path) -> None:
     linked = set(re.findall(r'"url": "/d/([\w-]+)\?', path.read_text()))
     assert linked
     assert linked <= {other.stem for other in BOARDS}
-    kinds = {link["type"] for link in board(path)["links"]}
-    assert kinds == {"dashboards", "link"}
+
+
+@each_board
+def test_each_dashboard_leads_to_the_others(path: Path) -> None:
+    """With what is chosen, but for the one where all hosts would be none."""
+    *others, runbooks = board(path)["links"]
+    assert runbooks["url"] == RUNBOOKS
+    urls = dict(link["url"].removeprefix("/d/").split("?") for link in others)
+    assert urls.keys() == {other.stem for other in BOARDS} - {path.stem}
+    for uid, carried in urls.items():
+        names = re.findall(r"\$\{(\w+):queryparam\}", carried)
+        assert names == ["datasource", "job", "instance"][: 2 if uid == "pinwatch-host" else 3]
+    assert all(link["keepTime"] for link in others)
 
 
 # ---- the rules of dashboard-linter --------------------------------------------------------------
@@ -178,7 +198,9 @@ def test_links_lead_to_dashboards_that_are_there(path: Path) -> None:
 
 @each_board
 def test_lint_variables(path: Path) -> None:
-    """template-datasource, template-job, template-instance, template-on-time-change-reload."""
+    """template-datasource, template-on-time-change-reload, and template-job, template-instance but
+    for two things. All jobs are no `.+`, with which `up` would be that of every exporter. A host's
+    dashboard is of one, and that of a VM: there the variable has one value, and no "all"."""
     source, *others = board(path)["templating"]["list"]
     assert (source["name"], source["type"], source["query"], source["label"]) == (
         "datasource", "datasource", "prometheus", "Data source",
@@ -188,9 +210,13 @@ def test_lint_variables(path: Path) -> None:
     assert len(names) == (3 if path.stem == "pinwatch-vm" else 2)
     for variable in others:
         assert variable["label"]
-        assert variable["multi"] is True
-        assert variable["allValue"] == ".+"
         assert variable["refresh"] == 2
+        one = variable["name"] == ONE_OF.get(path.stem)
+        assert variable["multi"] is variable["includeAll"] is not one
+        assert variable.get("allValue") == (
+            ".+" if variable["name"] == "instance" and not one else None
+        )
+        assert variable.get("current", {}).get("value") == (None if one else ["$__all"])
 
 
 @each_panel
@@ -204,27 +230,52 @@ def test_lint_panel(panel: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("query", list(of_panels()), ids=lambda query: query.where)
 def test_lint_target(query: Query) -> None:
-    """target-job, target-instance, target-rate-interval, and of a VM's dashboard the VM as well."""
-    assert query.expr.count('{job=~"$job", instance=~"$instance"') == len(
-        list(selectors(query.expr))
+    """target-job, target-instance, target-rate-interval, and of a VM's dashboard the VM as well. A
+    variable of one value is not escaped, so it must not be read as a regular expression. An alert
+    may be of no host."""
+    uid = query.where.split(" / ")[0]
+    host = '="$instance"' if ONE_OF.get(uid) == "instance" else '=~"$instance"'
+    of_no_host = query.expr.count('ALERTS{job=~"$job", instance="", ')
+    assert of_no_host == query.expr.count("ALERTS{") / 2
+    assert query.expr.count(f'{{job=~"$job", instance{host}') == (
+        len(list(selectors(query.expr))) - of_no_host
     )
     for function, name, span in re.findall(r"(\w+)\(([\w:]+)[^()]*\[([$\w]+)\]", query.expr):
         recorded = function == "sum_over_time" and name != "up"
         assert span in {"$__range", "$__interval" if recorded else "$__rate_interval"}, function
-    if query.where.startswith("pinwatch-vm"):
+    if uid == "pinwatch-vm":
         of_vms = [name for name, _ in selectors(query.expr) if name != "up"]
-        assert query.expr.count('vm=~"$vm"') == len(of_vms)
+        assert query.expr.count('vm="$vm"') == len(of_vms)
+
+
+@pytest.mark.parametrize("query", list(of_panels()), ids=lambda query: query.where)
+def test_vms_of_one_name_are_not_added_up(query: Query) -> None:
+    """Of two hosts, or of one host that it came from."""
+    if query.where.startswith("pinwatch-vm"):
+        aggregations = re.findall(r"\b(?:sum|min|max|count|group)\b( by \([^)]*\))?", query.expr)
+        assert aggregations
+        assert all("instance" in by for by in aggregations)
 
 
 @pytest.mark.parametrize("query", list(of_panels()), ids=lambda query: query.where)
 def test_lint_counters(query: Query) -> None:
     """target-counter-agg: a counter is never shown as it stands. A new series may stand beside its
-    increase(), which does not see where that comes from."""
+    increase(), which does not see where that comes from; and one may give 0 by being there."""
+    there = r"0 \* group by \(\w+\) \(count_over_time\(\w+\{[^}]*\}\[\$__range\]\)\)"
     beside = r"(\w+)\{[^}]*\} and count_over_time\(\1\{[^}]*\}\[\$__rate_interval\]\)\s+<"
-    rest = re.sub(beside, "", query.expr)
+    rest = re.sub(f"{there}|{beside}", "", query.expr)
     rest = re.sub(r"\b(?:rate|increase)\(\s*\w+\{[^}]*\}\[[$\w]+\]\s*\)", "", rest)
     left = set(re.findall(r"\b\w+_(?:total|bucket|sum|count)(?=\{)", rest))
     assert left <= SHOWN_AS_THEY_ARE
+
+
+@each_panel
+def test_a_graph_of_many_hosts_draws_ten(panel: dict[str, Any]) -> None:
+    """500 of them are a fleet; a VM is on few."""
+    for target in panel["targets"]:
+        if panel["type"] == "timeseries" and "{{instance}}" in target["legendFormat"]:
+            of_one_vm = 'vm="$vm"' in target["expr"]
+            assert of_one_vm or re.search(r"\b(top|bottom)k\(10, ", target["expr"])
 
 
 # ---- in the words of the catalogue --------------------------------------------------------------
