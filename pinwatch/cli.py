@@ -20,6 +20,7 @@ COMMANDS = {
     "events": "list failed and slow pins of the past, or follow them",
     "check": "say where VMs' memory lies, and whether a VFIO pin of it would work now",
     "doctor": "say what works on this host, what does not, and what to do",
+    "metrics": "print the page that Prometheus scrapes",
     "record": "write what the running daemon sees to a file",
     "replay": "read a recording as if it happened now",
     "version": "print the version",

@@ -35,6 +35,12 @@ def get(
         return result
 
 
+def page(socket_path: str, path: str, *, accept: str, timeout_s: float = TIMEOUT_S) -> bytes:
+    """A page as the daemon gives it in that format. NoDaemonError as for `get`."""
+    with _answer(socket_path, path, timeout_s, {}, accept) as answer:
+        return answer.read()
+
+
 def lines(socket_path: str, path: str, *, timeout_s: float, **query: str) -> Iterator[str]:
     """The whole lines of an answer as they come, until it ends. NoDaemonError as for `get`."""
     with _answer(socket_path, path, timeout_s, query) as answer:
@@ -44,11 +50,11 @@ def lines(socket_path: str, path: str, *, timeout_s: float, **query: str) -> Ite
 
 @contextmanager
 def _answer(
-    socket_path: str, path: str, timeout_s: float, query: dict[str, str]
+    socket_path: str, path: str, timeout_s: float, query: dict[str, str], accept: str = "*/*"
 ) -> Iterator[http.client.HTTPResponse]:
     connection = _UnixConnection(socket_path, timeout_s)
     try:
-        connection.request("GET", f"{path}?{urlencode(query)}")
+        connection.request("GET", f"{path}?{urlencode(query)}", headers={"Accept": accept})
         answer = connection.getresponse()
         if answer.status != 200:
             raise NoDaemonError(

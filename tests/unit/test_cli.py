@@ -31,7 +31,7 @@ def check_error(done: subprocess.CompletedProcess[str], code: int, says: str) ->
 def test_version_and_help() -> None:
     assert pinwatch("version").stdout.startswith("pinwatch ")
     assert "explain the last failed pin" in pinwatch("--help").stdout
-    for command in ("run", "why", "doctor", "replay"):
+    for command in ("run", "why", "metrics", "doctor", "replay"):
         assert pinwatch(command, "--help").returncode == 0
 
 
