@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pinwatch import serve
 from pinwatch.settings import DEFAULT_CONFIG, TABLE
 from tests.lab import image, oci
 from tests.lab.tools import tool
+from tests.unit.make import FACTS
 from tests.unit.test_systemd_unit import capabilities, value
 
 HERE = image.CHECKOUT / "systemd/kubernetes"
+TLS = image.CHECKOUT / "systemd/kubernetes-tls"
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # appArmorProfile came with 1.30
 DEFAULTS = {row.name: str(row.default) for row in TABLE}
 Document = dict[str, Any]
@@ -24,12 +29,30 @@ Document = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def applied() -> list[Document]:
+    return kustomized(HERE)
+
+
+def kustomized(directory: Path) -> list[Document]:
     """What `kubectl apply -k` would send: a real kubectl's word."""
     done = subprocess.run(
-        [tool("kubectl"), "kustomize", HERE], capture_output=True, text=True, check=False
+        [tool("kubectl"), "kustomize", directory], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def with_tls(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
+    """The same of the variant for TLS. Debian's kubectl (1.20) knows two keys by older names."""
+    top = tmp_path_factory.mktemp("kustomize")
+    for directory in (HERE, TLS):
+        shutil.copytree(directory, top / directory.name)
+    path = top / TLS.name / "kustomization.yaml"
+    said = yaml.safe_load(path.read_text())
+    said["bases"] = said.pop("resources")
+    said["patchesStrategicMerge"] = [patch["path"] for patch in said.pop("patches")]
+    path.write_text(yaml.safe_dump(said))
+    return kustomized(path.parent)
 
 
 @pytest.fixture
@@ -130,8 +153,71 @@ def test_the_port_is_that_of_the_settings(container: Document) -> None:
     (listed,) = container["ports"]
     assert (str(listed["containerPort"]), str(listed["hostPort"])) == (port, port)
     assert container["args"][-1].endswith(f":{port}")
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in PROBES:
         assert container[probe]["httpGet"]["port"] == listed["name"]
+
+
+# ---- with TLS and passwords ----------------------------------------------------------------------
+
+
+def only_container(documents: list[Document]) -> tuple[Document, Document]:
+    (found,) = (one for one in documents if one["kind"] == "DaemonSet")
+    pod = found["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, container
+
+
+def but(of: Document, *keys: str) -> Document:
+    return {key: value for key, value in of.items() if key not in keys}
+
+
+def test_with_tls_it_is_the_same_but_for_the_file_and_the_probes(
+    applied: list[Document], with_tls: list[Document]
+) -> None:
+    for document in with_tls:
+        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+    (plain_pod, plain), (pod, container) = only_container(applied), only_container(with_tls)
+    changed = {"args", "volumeMounts", *PROBES}
+    assert but(container, *changed) == but(plain, *changed)
+    assert container["args"][:3] == plain["args"]
+    assert container["args"][3:] == ["--web-config-file", "/etc/pinwatch-web/web.yaml"]
+    for probe in PROBES:
+        assert but(container[probe], "exec") == but(plain[probe], "httpGet")
+    assert [m for m in container["volumeMounts"] if m not in plain["volumeMounts"]] == [
+        {"name": "web", "mountPath": "/etc/pinwatch-web", "readOnly": True},
+        {"name": "probe", "mountPath": "/etc/pinwatch-probe", "readOnly": True},
+    ]
+    assert {v["name"] for v in pod["volumes"]} - {v["name"] for v in plain_pod["volumes"]} == {
+        "web", "probe",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])
+def test_a_probe_asks_the_socket(
+    with_tls: list[Document], tmp_path: Path, ready: bool, code: int
+) -> None:
+    """Each with its own command, the mounts aside."""
+    path = tmp_path / "s"
+    program = (TLS / "ask.py").read_text()
+    assert DEFAULTS["socket"] in program
+    (tmp_path / "ask.py").write_text(program.replace(DEFAULTS["socket"], str(path)))
+    _, container = only_container(with_tls)
+    commands = [container[probe]["exec"]["command"] for probe in PROBES]
+    assert [command[-1] for command in commands] == ["/-/ready", "/-/ready", "/-/healthy"]
+    run = [[w.replace("/etc/pinwatch-probe", str(tmp_path)) for w in words] for words in commands]
+    assert all(
+        subprocess.run(one, check=False, stderr=subprocess.DEVNULL).returncode == 1 for one in run
+    )
+    server = serve.bind_unix(str(path))
+    serve.start(server, serve.App(latest=pytest.fail, facts=FACTS, ready=lambda: ready))
+    done = [subprocess.run(one, check=False, capture_output=True, text=True) for one in run]
+    server.shutdown()
+    server.server_close()
+    assert [one.returncode for one in done] == [code, code, 0]
+    assert [one.stderr for one in done[:2]] == [
+        "" if ready else "HTTP/1.0 503 Service Unavailable\n\n"
+    ] * 2
+    assert server.broken == 0
 
 
 # ---- what the lab makes of it --------------------------------------------------------------------

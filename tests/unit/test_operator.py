@@ -50,6 +50,35 @@ def test_the_monitor_finds_the_pods_of_the_daemon_set() -> None:
     assert ports == [endpoint()["port"]]
 
 
+def with_tls() -> dict[str, Any]:
+    """The endpoint with what the comment has for TLS and passwords."""
+    text = (operator.RULE.parent / "podmonitor.yaml").read_text()
+    written = re.sub(r"^( {6})# (?=(?:scheme|tlsConfig|basicAuth|  \w+):)", r"\1", text, flags=re.M)
+    (found,) = yaml.safe_load(written)["spec"]["podMetricsEndpoints"]
+    return dict(found)
+
+
+def test_what_tls_asks_for_is_what_prometheus_takes(tmp_path: Path) -> None:
+    added = {key: value for key, value in with_tls().items() if key not in endpoint()}
+    assert added.keys() == {"scheme", "tlsConfig", "basicAuth"}
+    tls = added["tlsConfig"]
+    assert tls.keys() == {"serverName", "ca", "cert", "keySecret"}
+    secrets = (tls["ca"]["secret"], tls["cert"]["secret"], tls["keySecret"],
+               *added["basicAuth"].values())  # fmt: skip
+    assert {one["name"] for one in secrets} == {"pinwatch-scrape"}
+    assert len({one["key"] for one in secrets}) == len(secrets)
+    scrape = {  # what the operator makes of it, which reads the Secret
+        "job_name": "pinwatch", "scheme": added["scheme"],
+        "tls_config": {"server_name": tls["serverName"], "ca_file": "a", "cert_file": "b",
+                       "key_file": "c"},
+        "basic_auth": dict.fromkeys(added["basicAuth"], "-"),
+    }  # fmt: skip
+    config = tmp_path / "prometheus.yaml"
+    config.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+    done = promtool("check", "config", "--syntax-only", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def snake(name: str) -> str:
     """The operator's names are Prometheus's in camel case."""
     return re.sub(r"[A-Z]", lambda found: "_" + found[0].lower(), name)

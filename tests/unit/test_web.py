@@ -89,9 +89,11 @@ def serving(path: str, **options: int) -> Iterator[serve.Server]:
         host.server.server_close()
 
 
-def curl(server: serve.Server, files: Files, *words: str) -> tuple[int, str]:
+def curl(
+    server: serve.Server, files: Files, *words: str, page: str = "/metrics"
+) -> tuple[int, str]:
     """The HTTP status (0: none), and headers with body."""
-    url = f"{server.scheme}://127.0.0.1:{server.server_port}/metrics"
+    url = f"{server.scheme}://127.0.0.1:{server.server_port}{page}"
     command = ["curl", "-sS", "-i", "--max-time", "10", "--cacert", files["ca.crt"], *words, url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     first = done.stdout.partition("\n")[0].split()
@@ -113,6 +115,15 @@ def test_tls_with_a_password_and_headers(files: Files) -> None:
         assert status == 401
         assert "WWW-Authenticate: Basic" in text
         assert "pinwatch_" not in text
+
+
+@pytest.mark.parametrize("page", ["/-/ready", "/-/healthy", "/", "/none"])
+def test_every_page_wants_the_password(files: Files, page: str) -> None:
+    """So probes ask the Unix socket (systemd/kubernetes-tls)."""
+    with serving(configured(files, USERS)) as server:
+        assert curl(server, files, page=page)[0] == 401
+        known = curl(server, files, "-u", f"prometheus:{PASSWORD}", page=page)[0]
+        assert known == (404 if page == "/none" else 200)
 
 
 def test_a_client_needs_a_certificate(files: Files) -> None:
@@ -200,6 +211,7 @@ def wait_for(port: int, query: str) -> list[object]:
     ("text", "words"),
     [
         ("tls_server_confg: {}", "unknown key 'tls_server_confg' in the file"),
+        (USERS + "auth_excluded_paths: [/-/ready]", "unknown key 'auth_excluded_paths'"),
         ("[1]", "the file is not a mapping"),
         ("a: [", "YAML"),
         (TLS + ", cipher_suites: [x]}", "unknown key 'cipher_suites' in tls_server_config"),
