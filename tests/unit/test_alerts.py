@@ -138,6 +138,32 @@ def test_what_counts_failures_counts_slow_pins_too() -> None:
     assert vfio.replace('source="vfio', 'source!="vfio') == others
 
 
+_SYSTEMD = re.compile(r"systemctl [a-z-]+|journalctl -[ku]")
+_SHELL = re.compile(
+    r"^ {4}(.+)$|`((?:cat|grep|echo|ps|iostat|virsh|journalctl|systemctl|sysctl) .+?)`"
+)
+
+
+def typed(text: str) -> set[str]:
+    """Programs that a runbook has one type; of systemd's, with what is asked of them."""
+    found = set()
+    for line in text.splitlines():
+        for block, inline in _SHELL.findall(line):
+            command = re.sub(r"'[^']*'", "''", block or inline)
+            found |= set(_SYSTEMD.findall(command))
+            found |= {part.split()[0] for part in re.split(r"[|;]|\$\(", command)}
+    return found - {"systemctl", "journalctl"}
+
+
+def test_all_that_runbooks_have_one_type_is_translated_for_a_cluster() -> None:
+    asked = set().union(*(typed(path.read_text()) for path in RUNBOOKS.glob("*.md")))
+    assert {"pinwatch", "curl", "virsh", "iostat", "journalctl -k", "systemctl edit"} <= asked
+    section = (ROOT / "docs/deploy.md").read_text().partition("| in a runbook |")[2]
+    table = section.partition("\n\n")[0]
+    rows = " ".join(re.findall(r"^\| (.*?) \| ", table, re.M))
+    assert {one for one in asked if not re.search(rf"[`(]{one}\b", rows)} - {"head"} == set()
+
+
 @pytest.mark.parametrize("path", sorted(RUNBOOKS.glob("*.md")), ids=lambda path: path.stem)
 def test_a_runbook_has_its_parts_and_names_commands_that_exist(path: Path) -> None:
     text = path.read_text()
@@ -150,3 +176,4 @@ def test_a_runbook_has_its_parts_and_names_commands_that_exist(path: Path) -> No
     linked = re.findall(r"\]\(([^)#:]+)", text)
     assert all((path.parent / link).exists() for link in linked), linked
     assert "../deploy.md" in linked, "what to type in a cluster"
+    assert "curl" not in typed(text) or path.stem == "PinwatchDown", "`pinwatch metrics`"
