@@ -19,7 +19,7 @@ TEMPLATE = EXAMPLE.with_name("pinwatch.tmpl")
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who watches: the Prometheus's URL, and what those got who are told of alerts."""
+    """Who watches: a server's URL, and what those got who are told of alerts."""
 
     url: str
     box: Mailbox
@@ -42,10 +42,18 @@ def watching(home: Path, target: str, *, instance: str = "", every: str = "1s") 
         yield Watch(url, box)
 
 
-def _routing(post_to: str) -> dict[str, Any]:
+@contextmanager
+def routing(home: Path, wait: str) -> Iterator[Watch]:
+    """The Alertmanager alone, which waits so long for what belongs to a message; its URL."""
+    with mailbox() as (post_to, box), alertmanager(home, _routing(post_to, wait), TEMPLATE) as url:
+        yield Watch(url, box)
+
+
+def _routing(post_to: str, wait: str = "0s") -> dict[str, Any]:
     """The example, with short waits and all receivers on this machine."""
     config: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
-    config["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    for route in (config["route"], *config["route"]["routes"]):
+        route |= {"group_wait": wait, "group_interval": "1s"}
     for receiver in config["receivers"]:
         for slack in receiver.get("slack_configs", ()):
             slack["api_url"] = f"{post_to}/{receiver['name']}"
