@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,11 +15,14 @@ import yaml
 from pinwatch.expose import log
 from tests.monitoring import snippets
 from tests.monitoring.queries import of_panels
+from tests.monitoring.servers import prometheus, wait_for
+from tests.monitoring.watching import routing
 from tests.unit import make
 from tests.unit.test_alerts import ALERTS, promtool
 from tests.unit.test_dashboards import METRICS, recorded_labels, selectors
 
 OF_PROMETHEUS = ("scrape", "federation", "remote-write", "thanos")
+OF_RULES = "missing"
 OF_LOGS = ("alloy", "promtail", "otel")
 OF_PODS = "alloy-pods"
 _ROW = re.compile(r"^\| `(pinwatch_\S+)` \| ([^|]+) \| (.+) \|$", re.MULTILINE)
@@ -23,7 +30,7 @@ _PANEL = re.compile(r"(Host|VM): ([^;]+)")
 
 
 def test_these_are_all() -> None:
-    assert set(snippets.blocks()) == {*OF_PROMETHEUS, *OF_LOGS, OF_PODS}
+    assert set(snippets.blocks()) == {*OF_PROMETHEUS, OF_RULES, *OF_LOGS, OF_PODS}
 
 
 @pytest.mark.parametrize("name", OF_PROMETHEUS)
@@ -32,6 +39,91 @@ def test_promtool_accepts_it(name: str, tmp_path: Path) -> None:
     path.write_text(snippets.configuration(name))
     done = promtool("check", "config", path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_alert_of_two_replicas_is_one(tmp_path: Path) -> None:
+    """With the real servers; without the relabeling it is two."""
+    said = yaml.safe_load(snippets.configuration("thanos"))
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("groups: [{name: x, rules: [{alert: Always, expr: vector(1)}]}]")
+    with ExitStack() as stack:
+        watch = stack.enter_context(routing(tmp_path / "manager", "1s"))
+        to = [{"static_configs": [{"targets": [watch.url.removeprefix("http://")]}]}]
+        for replica in "ab":
+            labels = {**said["global"]["external_labels"], "replica": replica}
+            config = {
+                "global": {"external_labels": labels, "evaluation_interval": "1s"},
+                "alerting": {**said["alerting"], "alertmanagers": to},
+                "rule_files": [str(rules)],
+            }
+            (tmp_path / replica).mkdir()
+            url = stack.enter_context(prometheus(tmp_path / replica, config, RESEND))
+            wait_for(lambda url=url: sent(url), "no alert is sent")
+        alerts = asked(f"{watch.url}/api/v2/alerts")
+    assert [alert["labels"] for alert in alerts] == [{"alertname": "Always", "shard": "rack-1"}]
+
+
+RESEND = "--rules.alert.resend-delay=1s"  # the first comes before the Alertmanager is known
+
+
+def asked(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def sent(url: str) -> bool:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return bool(re.search(r"^prometheus_notifications_sent_total\S+ [1-9]", text, re.M))
+
+
+_DAEMON_SET = '{namespace="pinwatch", daemonset="pinwatch"}'
+_LABELS = {"namespace": "pinwatch", "daemonset": "pinwatch", "severity": "warning"}
+
+
+def test_a_host_that_is_no_target_raises_its_alert(tmp_path: Path) -> None:
+    """promtool evaluates the rules: a node lacks its pod for a while, a host leaves."""
+    (tmp_path / "rules.yaml").write_text(snippets.configuration(OF_RULES))
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", tmp_path / "rules.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def at(minutes: int, alert: str, *labels: dict[str, str]) -> dict[str, Any]:
+        return {"eval_time": f"{minutes}m", "alertname": alert,
+                "exp_alerts": [{"exp_labels": one, "exp_annotations": filled_in(alert)}
+                               for one in labels]}  # fmt: skip
+
+    pods, gone = "PinwatchPodsMissing", "PinwatchTargetGone"
+    left = {"job": "pinwatch", "instance": "host-2", "severity": "warning"}
+    case = {
+        "interval": "1m",
+        "input_series": [
+            {"series": "kube_daemonset_status_desired_number_scheduled" + _DAEMON_SET,
+             "values": "3x300"},
+            {"series": "kube_daemonset_status_number_ready" + _DAEMON_SET,
+             "values": "3x10 2x59 3x60 _x100"},
+            {"series": 'up{job="pinwatch", instance="host-1"}', "values": "1x300"},
+            {"series": 'up{job="pinwatch", instance="host-2"}', "values": "0x100 stale"},
+        ],
+        "alert_rule_test": [
+            at(5, pods), at(35, pods), at(45, pods, _LABELS), at(75, pods),
+            at(90, gone), at(105, gone), at(120, gone, left), at(175, gone),
+            at(180, pods, _LABELS),
+        ],
+    }  # fmt: skip
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [case]}))
+    done = promtool("test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def filled_in(alert: str) -> dict[str, str]:
+    """As the page has them, filled in."""
+    (group,) = yaml.safe_load(snippets.configuration(OF_RULES))["groups"]
+    (rule,) = (rule for rule in group["rules"] if rule["alert"] == alert)
+    return {
+        name: text.replace("{{ $value }}", "1").replace("{{ $labels.instance }}", "host-2")
+        for name, text in rule["annotations"].items()
+    }
 
 
 def test_what_is_federated_is_what_the_fleet_asks_for() -> None:
