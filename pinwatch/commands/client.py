@@ -59,7 +59,9 @@ def _answer(
         if answer.status != 200:
             raise NoDaemonError(
                 f"{socket_path}: {answer.status} {answer.read().decode(errors='replace').strip()}",
-                hint="is the daemon of another version? Restart it",
+                hint="it answers as many as it may: try again"
+                if answer.status == http.client.SERVICE_UNAVAILABLE
+                else "is the daemon of another version? Restart it",
             )
         yield answer
     except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
