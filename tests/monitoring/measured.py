@@ -47,8 +47,8 @@ def _machine(found: Found) -> Iterator[str]:
     yield (
         f"{found['hosts']} hosts with {found['vms']} VMs each for {found['minutes']:g} minutes, "
         f"scraped every {found['interval_s']:g} s by Prometheus {found['version']}, on "
-        f"{found['cpus']} CPUs that did other work as well (load {found['load']:.1f}, the "
-        f"simulated hosts included, which took {found['hosts_cores']:.2f} of a CPU for "
+        f"{found['cpus']} CPUs (load {found['load']:.1f} in all; the simulated hosts among "
+        f"it took {found['hosts_cores']:.2f} of a CPU for "
         f"{found['scrapes_s']:.1f} scrapes a second).{dropped}"
     )
     yield ""
