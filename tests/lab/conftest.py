@@ -22,6 +22,7 @@ from tests.monitoring.servers import free_port
 from tests.monitoring.watching import watching
 
 TIMEOUT_S = 1800
+RSS_KIB = 52 * 1024  # of the daemon, after all that a guest does; the compiler alone has 100 MiB
 _OWN_JOBS = {"faults", "built", "matrix", "storm", "libvirt"}  # modules of tests/lab/inside
 _FORECASTS = {"forecast", "forecast-cma"}
 # By a Prometheus; what is recorded each minute takes the two last ones a minute and a half more.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.lab import matrix
-from tests.lab.conftest import LabRun, as_json, in_guest
+from tests.lab.conftest import RSS_KIB, LabRun, as_json, in_guest
 from tests.lab.inside.causes import CAUSES
 from tests.lab.inside.holders import HOLDERS
 from tests.lab.inside.sources import SOURCES
@@ -53,7 +53,7 @@ def test_nothing_was_lost(run: LabRun) -> None:
     assert stopped["code"] == 0
     lost = {name: n for name, n in stopped["metrics"].items() if "losses" in name and n}
     assert not lost
-    assert stopped["memory"]["rss_kib"] < 40 * 1024
+    assert stopped["memory"]["rss_kib"] < RSS_KIB
 
 
 def test_the_matrix_is_as_wide_as_it_should_be() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.conftest import LabRun, Observed, as_json, in_guest
+from tests.lab.conftest import RSS_KIB, LabRun, Observed, as_json, in_guest
 from tests.lab.inside.scenarios import METRICS
 from tests.lab.outcome import Status
 from tests.replay.compare import differences
@@ -62,7 +62,7 @@ def test_the_recording_replays_to_what_was_scraped(run: LabRun) -> None:
 @plain
 def test_nothing_of_the_compiler_stays_in_memory(run: LabRun) -> None:
     memory = run.event("stopped")["memory"]
-    assert memory["rss_kib"] < 52 * 1024, memory  # the compiler alone is 100 MiB
+    assert memory["rss_kib"] < RSS_KIB, memory
 
 
 @plain
