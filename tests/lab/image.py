@@ -94,16 +94,8 @@ def debian(suite: str, tar: Path, *packages: str, keep_lists: bool = False) -> P
     include = [f"--include={','.join(packages)}"] if packages else []
     include += ["--skip=cleanup/apt/lists"] if keep_lists else []
     kind = "--format=tar", "--variant=minbase", "--architectures=amd64"
-    command = [
-        "nice",
-        "mmdebstrap",
-        "--quiet",
-        "--aptopt=Acquire::Retries 3",
-        *kind,
-        *include,
-        suite,
-        str(tar),
-    ]
+    how = "--quiet", "--aptopt=Acquire::Retries 3"
+    command = ["nice", "mmdebstrap", *how, *kind, *include, suite, str(tar)]
     run([*command, source.line(suite).strip()], what=f"make a {suite}")
     return tar
 

@@ -124,6 +124,14 @@ def test_a_record_of_one_that_has_ended_is_its_vms(told: Vm) -> None:
     assert of.vm_of(exact).name == "web-01"
 
 
+def test_a_record_of_one_that_has_ended_does_not_hold_its_label() -> None:
+    of = census(PLAIN)
+    of.end(key(1))
+    of.settle(TaskKey(1, 1_004_000_000), PLAIN)
+    of.settle(key(2), PLAIN)
+    assert of.vm_of(key(2)).name == "web-01"
+
+
 def test_a_record_that_knows_a_better_name_is_believed() -> None:
     of = census(Vm(name="qemu-1"))
     of.settle(TaskKey(1, 1_004_000_000), A)
