@@ -61,7 +61,12 @@ def compile_programs(text: str, tree: Path) -> Any:
 
     try:
         return Module(text=text, cflags=[f"-DFENTRY_OF={where}"])
-    except Exception as error:  # bcc raises bare Exception
+    except Exception as error:  # bcc raises bare Exception, for a map that it may not make as well
+        if refusal := syscalls.bpf_refused():
+            raise CannotRunError(
+                f"bpf(2) is refused: {refusal.strerror}",
+                hint="a seccomp filter of the container or of the unit forbids it: let it pass",
+            ) from None
         raise CannotRunError(
             f"the BPF programs do not compile for this kernel: {error}",
             hint="run with --debug to see the compiler's words, and report them",

@@ -57,6 +57,16 @@ def attach_tracing(program: int, tracepoint: str = "") -> int:
     return _checked(_libbpf().bpf_raw_tracepoint_open(name, program))
 
 
+def bpf_refused() -> OSError | None:
+    """Why bpf(2) itself is refused to this process, by a filter for instance; None: it is not."""
+    key = ct.c_uint64(0)
+    try:
+        _checked(_libbpf().bpf_map_lookup_elem(-1, ct.byref(key), ct.byref(key)))
+    except OSError as error:
+        return None if error.errno == errno.EBADF else error
+    return None
+
+
 class _PerfEventAttr(ct.Structure):
     """struct perf_event_attr as of PERF_ATTR_SIZE_VER1: what a kprobe needs."""
 

@@ -28,6 +28,7 @@ def check_two_lines(result: dict[str, Any], what: str, remedy: str) -> None:
         ("no_btf", "no type information", "CONFIG_DEBUG_INFO_BTF"),
         ("no_bcc", "bcc is not usable", "apt install python3-bpfcc"),
         ("no_permission", "missing capabilities: CAP_BPF", "run as root"),
+        ("no_bpf", "bpf(2) is refused: Operation not permitted", "seccomp"),
     ],
 )
 def test_cannot_run(run: LabRun, name: str, what: str, remedy: str) -> None:

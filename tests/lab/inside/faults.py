@@ -50,6 +50,11 @@ def no_permission() -> Result:
     return _run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
+def no_bpf() -> Result:
+    """Containers' default seccomp filters refuse bpf(2) whatever the capabilities."""
+    return _run(sys.executable, "-m", "tests.lab.inside.filtered")
+
+
 def ready_is_true() -> Result:
     """READY=1 reaches the service manager when /metrics answers and hooks are attached; without
     tracefs, which the daemon does not need."""
@@ -112,7 +117,7 @@ def killed_in_the_middle() -> Result:
 
 
 PINS = 'pinwatch_longterm_pins_total{source="vfio_type1",vm="~host"}'
-FAULTS = (no_btf, no_bcc, no_permission, ready_is_true, killed_in_the_middle)
+FAULTS = (no_btf, no_bcc, no_permission, no_bpf, ready_is_true, killed_in_the_middle)
 
 
 def main() -> int:
