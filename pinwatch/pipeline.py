@@ -6,6 +6,7 @@ are the same code. No files, no clock.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 from pinwatch import attribute, forecast
@@ -42,6 +43,8 @@ from pinwatch.recording import (
 
 Outcome = ModuleLoaded | Failure | SlowPin
 
+_NAMED = 64  # pins that may be told later than one of another CPU that ended with them
+
 
 class Pipeline:
     """Everything between the kernel and the views."""
@@ -57,6 +60,7 @@ class Pipeline:
         self._programs = attribute.Programs()
         self._beside: dict[TaskKey, Evidence] = {}  # what a record does not carry
         self._free: FreeMemory | None = None
+        self._named: deque[int] = deque(maxlen=_NAMED)
 
     def feed(self, item: Item) -> Outcome | None:
         """Take one item. What the caller may want to act on or show at once is given back."""
@@ -193,11 +197,19 @@ class Pipeline:
     def _wall_s(self, pin: PinEnded) -> float:
         return (pin.time_ns + self._wall_offset_ns) / 1e9
 
+    def _event_id(self, pin: PinEnded) -> str:
+        """Pins of two CPUs may end in one nanosecond; each is an event of its own."""
+        wall_ns = pin.time_ns + self._wall_offset_ns
+        while wall_ns in self._named:
+            wall_ns += 1
+        self._named.append(wall_ns)
+        return event_id(wall_ns)
+
     def _failed(self, pin: PinEnded) -> Failure:
         reason, folios = rules.classify(pin)
         holder, also = holders.match(pin, reason, folios, self._io_in_flight)
         failure = Failure(
-            id=event_id(pin.time_ns + self._wall_offset_ns),
+            id=self._event_id(pin),
             number=self._ledger.next_number(),
             time_s=self._wall_s(pin),
             vm=self._who(pin),
@@ -216,7 +228,7 @@ class Pipeline:
 
     def _slow(self, pin: PinEnded) -> SlowPin:
         found = SlowPin(
-            id=event_id(pin.time_ns + self._wall_offset_ns),
+            id=self._event_id(pin),
             number=self._ledger.next_number(),
             time_s=self._wall_s(pin),
             vm=self._who(pin),

@@ -104,6 +104,13 @@ def test_a_record_that_nobody_understands_is_a_loss() -> None:
     assert pipeline.snapshot().losses == {"undecodable": 1}
 
 
+def test_pins_that_end_in_one_nanosecond_are_three_events() -> None:
+    pipeline = Pipeline(FACTS, 0)
+    for _ in range(3):
+        pipeline.feed(RawRecord(bytes(pin_record())))
+    assert len({failure.id for failure in pipeline.snapshot().failures}) == 3
+
+
 def test_a_failure_without_a_command_line_is_unattributed() -> None:
     pipeline = Pipeline(FACTS, 0)
     pipeline.feed(RawRecord(bytes(pin_record())))
