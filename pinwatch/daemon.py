@@ -220,7 +220,6 @@ class Daemon:
             now = clock.monotonic_s()
             poller.poll(max(0.0, min(next_sample, next_housekeeping) - now) * 1000)
             began = clock.thread_cpu_s()
-            self._feed_all(self._lives.hear())
             if self._drain():
                 next_sample = min(next_sample, now + AT_ONCE_S)
             notify("WATCHDOG=1")
@@ -234,9 +233,11 @@ class Daemon:
             _rest(clock.thread_cpu_s() - began)
 
     def _drain(self) -> bool:
-        """Take what the ring buffer holds; True when a view should know at once."""
+        """Take what the ring buffer holds; True when a view should know at once. Lives are heard in
+        between: whoever made one of these records has been told of by then."""
         changed = self._name_callers()
         records = self._probes.ring.take()
+        self._feed_all(self._lives.hear())
         if records and (devices := sysfs.io_in_flight(self._roots.sys)) != self._io_in_flight:
             self._io_in_flight = devices
             self._feed(IoInFlight(devices))

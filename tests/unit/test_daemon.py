@@ -17,12 +17,17 @@ from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskTotals
 from pinwatch.playback import Playback
 from pinwatch.recorder import Recorder
-from pinwatch.recording import Header, Lost
+from pinwatch.recording import Header, Lost, VmFound
 from tests.unit.make import FACTS, TASK, cmdline, head, sample
 
 ANNOUNCED = bytes(
     layout.TaskRecord(
         head=head(layout.Record.TASK), cmdline=cmdline(b"/usr/bin/qemu", b"-name", b"db-7")
+    )
+)
+HINT = bytes(
+    layout.HintRecord(
+        head=head(layout.Record.HINT), call=layout.Call.MADVISE, value=14, length=1 << 30
     )
 )
 COUNTED = TaskTotals(
@@ -73,6 +78,24 @@ def test_a_process_is_named_before_it_is_counted(daemon: Daemon) -> None:
     daemon._sample()
     pins = daemon._snapshot.counters["pinwatch_longterm_pins_total"]
     assert {labels: n for labels, n in pins.items() if n} == {("db-7", "vfio_type1"): 1}
+
+
+def test_who_starts_while_counters_are_read_is_known_when_it_gives_a_hint(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    news: list[VmFound] = []
+
+    def read() -> Any:
+        news.append(VmFound(TASK.key.in_ticks, ("qemu-kvm", "-name", "web-01")))
+        daemon._probes._records.append(HINT)  # type: ignore[attr-defined]
+        return sample()
+
+    monkeypatch.setattr(daemon._probes, "sample", read)
+    monkeypatch.setattr(daemon._lives, "hear", lambda: [news.pop() for _ in tuple(news)])
+    daemon._sample()
+    assert daemon._snapshot.counters["pinwatch_vm_hints_total"] == {
+        ("web-01", "madvise_hugepage", "before_populate", ""): 1
+    }
 
 
 @pytest.mark.parametrize(
