@@ -27,14 +27,17 @@ REPLAY_S = 300  # what a large Prometheus may take to read its log again
 
 
 def free_port() -> int:
-    """One that the kernel gives to nobody by itself (ip_local_port_range), until somebody binds
-    it."""
+    """One that the kernel gives to nobody by itself (ip_local_port_range). It is the caller's until
+    this process ends: a socket that never listens keeps it from all that ask here, in any process,
+    and lets in a server that sets SO_REUSEADDR (socket(7)), as Go's and QEMU's do."""
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as taken:
             try:
                 taken.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.detach()
             return port
     raise AssertionError("no port is free")
 
