@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab import guest, image, kernels
 from tests.lab.layouts import LAYOUTS
-from tests.lab.outcome import Outcome, Status
+from tests.lab.outcome import Outcome, Status, emulator_broke, read
 from tests.lab.watched import EVERY, Watched, watched
 from tests.monitoring.servers import free_port
 from tests.monitoring.watching import watching
@@ -120,11 +120,16 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, 
             results = tmp_path_factory.mktemp("lab")
             if (name, layout) not in WATCHED:
                 return LabRun(name, _boot(name, layout, results))
-            port, home = free_port(), tmp_path_factory.mktemp("watch")
-            watch = watches.enter_context(
-                watching(home, f"127.0.0.1:{port}", instance=f"lab-{name}", every=EVERY)
-            )
-            outcome = _boot(name, layout, results, port)
+            # A Prometheus that saw the failures of a guest that broke would take those of the next
+            # for the same: each try has its own.
+            for _ in range(guest.EMULATOR_TRIES):
+                port, home = free_port(), tmp_path_factory.mktemp("watch")
+                watch = watches.enter_context(
+                    watching(home, f"127.0.0.1:{port}", instance=f"lab-{name}", every=EVERY)
+                )
+                outcome = _boot(name, layout, results, port)
+                if not emulator_broke(outcome.status, read(outcome.console)):
+                    break
             return LabRun(name, outcome, watched(watch, outcome.seconds, time.time()))
 
         yield boot
@@ -139,6 +144,7 @@ def _boot(name: str, layout: str, results: Path, metrics_port: int | None = None
         results=results,
         timeout_s=TIMEOUT_S,
         metrics_port=metrics_port,
+        tries=guest.EMULATOR_TRIES if metrics_port is None else 1,
     )
 
 

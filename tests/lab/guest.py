@@ -66,7 +66,7 @@ class Layout:
 
 
 # Emulated CPUs that run in parallel may meet a breakpoint that another one is just patching out.
-_EMULATOR_TRIES = 3
+EMULATOR_TRIES = 3
 
 
 def boot(
@@ -79,20 +79,21 @@ def boot(
     environment: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
     metrics_port: int | None = None,
+    tries: int = EMULATOR_TRIES,
 ) -> Outcome:
     """Run the command as root in a fresh guest.  `on_event` gets each event as it arrives.  On
     `metrics_port` of this machine's loopback answers what listens on METRICS_PORT in the guest.
 
-    A guest that the emulator itself broke is booted again, twice at most, and says so.
+    A guest that the emulator itself broke is booted again, and says so; `tries` times in all.
     """
     if metrics_port is not None:
         layout = replace(layout, qemu_args=layout.qemu_args + _network(metrics_port))
-    for _ in range(_EMULATOR_TRIES - 1):
+    for _ in range(tries):
         outcome = _boot_once(kernel, layout, command, results, timeout_s, environment, on_event)
         if not emulator_broke(outcome.status, read(outcome.console)):
-            return outcome
-        print(f"lab: the emulator broke the guest ({outcome.console}); again", file=sys.stderr)
-    return _boot_once(kernel, layout, command, results, timeout_s, environment, on_event)
+            break
+        print(f"lab: the emulator broke the guest ({outcome.console})", file=sys.stderr)
+    return outcome
 
 
 def _boot_once(
