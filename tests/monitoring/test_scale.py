@@ -1,4 +1,4 @@
-"""Ten minutes of a small fleet, ten times as fast as they pass.
+"""Ten minutes of a small fleet, six times as fast as they pass.
 
 The failures that were put in are those that the fleet dashboard shows, here and where it is
 federated to, and without the series that docs/fleet.md drops.
@@ -19,7 +19,9 @@ from tests.monitoring.servers import wait_for
 from tests.monitoring.serving import serving
 from tests.monitoring.simulated import FAILS_AT_S, Host, Shape
 
-SHAPE = Shape(hosts=10, vms=5, speed=10)
+# The rules look at a minute when it is 15 s old, and a host answers 8 s late. What is left is the
+# machine's: 1.2 s; a busy one was seen to take 0.7 s for an answer.
+SHAPE = Shape(hosts=10, vms=5, speed=6)
 MINUTES = 9.5  # failures end in the eighth
 OWN, OF_A_VM, OF_REASONS = 768, 80, 46  # series, without those that Prometheus adds
 ADDED = ("up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_series_added",
