@@ -6,12 +6,14 @@ they for a request.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import socket
 import socketserver
 import ssl
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -390,13 +392,13 @@ def bind_unix(path: str) -> Server:
     """A server on a Unix socket of mode 0660. A socket that nobody serves is replaced. There a
     request may take as long as it likes: a recording does."""
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         _remove_stale(path)
         server = _UnixServer(path, request_s=None)
         os.chmod(path, 0o660)
     except OSError as error:
         raise CannotRunError(
-            f"cannot make the socket {path}: {error.strerror}",
+            f"cannot make the socket {path}: {error.strerror or error}",  # a long path has no errno
             hint="run as root, or choose another path with --socket",
         ) from None
     return server
@@ -409,6 +411,8 @@ def _remove_stale(path: str) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
+            if not stat.S_ISSOCK(os.stat(path).st_mode):  # connect(2) says the same of any file
+                raise FileExistsError(errno.EEXIST, "it is a file of another kind") from None
             os.unlink(path)
             return
     raise CannotRunError(

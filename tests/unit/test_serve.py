@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ import pytest
 
 from pinwatch import serve
 from pinwatch.aggregate.ledger import Ledger
+from pinwatch.errors import CannotRunError
 from pinwatch.expose import exposition
 from pinwatch.expose.catalogue import REFUSED
 from pinwatch.expose.exposition import Exposition
@@ -215,3 +217,26 @@ def test_a_vm_is_found_by_name_alias_and_uuid(asked: str, found: list[str]) -> N
     }  # fmt: skip
     body = b"".join(app(environ, lambda _status, _headers: None))
     assert [one["vm"]["name"] for one in json.loads(body)["failures"]] == found
+
+
+def test_no_file_but_a_socket_gives_way_to_ours(tmp_path: Path) -> None:
+    kept = tmp_path / "pinwatch.toml"
+    kept.write_text("max_vms = 7\n")
+    with pytest.raises(CannotRunError, match="a file of another kind"):
+        serve.bind_unix(str(kept))
+    assert kept.read_text() == "max_vms = 7\n"
+    stale = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind(str(stale))
+    serve.bind_unix(str(stale)).server_close()
+
+
+def test_a_socket_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    serve.bind_unix("here.sock").server_close()
+    assert (tmp_path / "here.sock").is_socket()
+
+
+def test_a_path_too_long_for_a_socket_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(CannotRunError, match="too long"):
+        serve.bind_unix(str(tmp_path / ("x" * 120)))
