@@ -40,6 +40,17 @@ from pinwatch.recording import facts_from_json
 
 LOAD_TIMEOUT_S = 600  # a guest under emulation needs 30 to 140 s
 
+# The loader of this very package: `-m` would take the one of a `pinwatch` in the current directory,
+# whoever put that there, and run it as root.
+_HOME = Path(__file__).resolve().parents[2]
+_LOADER = """\
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+import pinwatch
+del sys.path[0]
+runpy.run_module("pinwatch.host.loader", run_name="__main__")
+"""
+
 _S = TypeVar("_S", bound=ct.Structure)
 
 
@@ -58,7 +69,7 @@ class LiveHook:
 def run_loader(*, bpf_dir: Path, procfs: Path, sysfs: Path) -> tuple[dict[str, Any], list[int]]:
     """Run the loader to its end; its message and the descriptors, or CannotRunError."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "pinwatch.host.loader", str(theirs.fileno())]
+    command = [sys.executable, "-P", "-c", _LOADER, str(_HOME), str(theirs.fileno())]
     with (
         ours,
         subprocess.Popen(

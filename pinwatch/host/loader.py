@@ -1,8 +1,8 @@
 """Compile and load the BPF programs in a process of its own, and hand over the descriptors.
 
-Run as `python -m pinwatch.host.loader FD BPF_DIR PROC SYS`; FD is a Unix socket to the daemon. The
-compiler (bcc, LLVM, some 100 MB) lives and dies here; what it made stays, held by descriptors. Only
-this module imports bcc.
+host/bpf.py runs it with FD BPF_DIR PROC SYS; FD is a Unix socket to the daemon. The compiler (bcc,
+LLVM, some 100 MB) lives and dies here; what it made stays, held by descriptors. Only this module
+imports bcc.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pinwatch.errors import CannotRunError
+from pinwatch.host.bpf import run_loader
 from pinwatch.host.loader import fentry_of, load_program
 from pinwatch.model.kernel import Mode
 
@@ -62,3 +64,19 @@ def test_a_program_is_asked_for_by_the_name_that_the_compiler_gave_it(where: str
     macros = (ROOT / "bpf/common.h").read_text()
     for kind in ("kfunc__", "kretfunc__"):
         assert f"CAT(CAT({kind}, FENTRY_OF), SYM_##hook)" in macros
+
+
+def test_what_lies_in_the_current_directory_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sudo pinwatch doctor`, typed where somebody else may write."""
+    trap = tmp_path / "pinwatch"
+    (trap / "host").mkdir(parents=True)
+    for name in ("__init__.py", "host/__init__.py", "host/loader.py"):
+        (trap / name).write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_text("CapEff:\t0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotRunError, match="missing capabilities"):
+        run_loader(bpf_dir=ROOT / "bpf", procfs=tmp_path, sysfs=tmp_path)
+    assert not (tmp_path / "sprung").exists()
