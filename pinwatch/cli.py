@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.debug:
         os.environ["PINWATCH_DEBUG"] = "1"  # for the loader, which is a process of its own
     try:
-        return int(command_module(arguments.command).run(arguments))
+        code = int(command_module(arguments.command).run(arguments))
+        sys.stdout.flush()  # a pipe that `head` has closed is met here, not when Python ends
+        return code
     except PinwatchError as error:
         if arguments.debug:
             raise
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             print(f"pinwatch: {error.hint}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -25,5 +25,4 @@ def run(arguments: argparse.Namespace) -> int:
     accept = OPENMETRICS if arguments.openmetrics else PLAIN
     page = client.page(arguments.socket, "/metrics", accept=accept)
     sys.stdout.buffer.write(page)  # UTF-8, whatever the terminal's locale is
-    sys.stdout.flush()  # a pipe that `head` has closed is met here, not when Python ends
     return 0

@@ -98,3 +98,19 @@ def test_the_client_needs_no_compiler() -> None:
         "import sys; sys.modules['bcc'] = None; from pinwatch.cli import main; main(['version'])"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["version"], ["why", "--replay"], ["replay"]])
+def test_a_reader_that_has_seen_enough_is_no_error(command: list[str]) -> None:
+    """As `| head` is, also of output that waits in a buffer until Python ends."""
+    recording = [str(ROOT / "tests/replay/6.12-plain.jsonl.gz")] * (command != ["version"])
+    read, write = os.pipe()
+    os.close(read)
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "pinwatch", *command, *recording],
+            stdout=closed, stderr=subprocess.PIPE, timeout=60, check=False, cwd=ROOT,
+            env=environment,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
