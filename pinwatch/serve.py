@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from html import escape
+from io import BufferedIOBase
 from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -216,8 +217,36 @@ def _answer(
     return [data]
 
 
+class _ToClient(BufferedIOBase):
+    """Writes all of it. wsgiref passes over a client that has had enough and is gone, and makes a
+    traceback of any other error: of one that is too slow, of what TLS calls a broken connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.is_broken = False
+
+    def write(self, data: Any) -> int:
+        try:
+            self._connection.sendall(data)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            self.is_broken = True
+            raise ConnectionAbortedError(str(error)) from error
+        return len(data)
+
+
 class _Handler(WSGIRequestHandler):
     timeout = REQUEST_TIMEOUT_S
+
+    def setup(self) -> None:
+        super().setup()
+        self.wfile = self._client = _ToClient(self.connection)
+
+    def handle(self) -> None:
+        super().handle()
+        if self._client.is_broken:
+            raise ConnectionAbortedError  # to handle_error(), which counts it
 
     def address_string(self) -> str:
         return "local" if not isinstance(self.client_address, tuple) else self.client_address[0]

@@ -167,6 +167,27 @@ def test_who_sends_a_byte_now_and_then_holds_no_thread_for_ever() -> None:
     server.server_close()
 
 
+def test_a_client_that_takes_no_answer_is_counted_and_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def long(_environ: Any, start: Any) -> list[bytes]:
+        start("200 OK", [])
+        return [b"x" * (64 << 20)]  # more than any socket holds
+
+    monkeypatch.setattr(serve._Handler, "timeout", 0.5)
+    server = serve.bind_tcp("127.0.0.1:0")
+    serve.start(server, long)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.server_port))
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        wait_for(lambda: bool(server.broken), "nobody has noticed")
+    server.shutdown()
+    server.server_close()
+    assert server.broken == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_head_has_no_body(host: Host) -> None:
     environ = {"PATH_INFO": "/metrics", "REQUEST_METHOD": "HEAD"}
     assert not b"".join(host.app(environ, lambda _status, _headers: None))
