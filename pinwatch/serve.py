@@ -44,6 +44,7 @@ REQUEST_S = 30.0  # nor one that sends a byte now and then: for all of a request
 MAX_REQUESTS = 16  # at once, of each server, unless configured
 GZIP_LEVEL = 1  # the default takes thirty times as long, and saves a third
 DEFAULT_LIMIT = 100
+MAX_DIGITS = 18  # of a number in a query
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 
 Own = Iterable[Metric]  # that no snapshot has
@@ -162,16 +163,17 @@ class App:
     def _recording(self, environ: Environ, start: StartResponse) -> Response:
         """A recording as lines, of ?seconds=N from now on; it begins with what is kept."""
         seconds = parse_qs(environ.get("QUERY_STRING", "")).get("seconds", ["0"])[0]
-        if not seconds.isdecimal():
+        if not _is_number(seconds):
             return _answer(start, "400 Bad Request", "seconds is not a number\n")
         start("200 OK", [("Content-Type", "application/x-ndjson")])
-        return self._record(float(seconds))
+        # Nobody would ever end one that is not read.
+        return self._record(float(seconds)) if environ["REQUEST_METHOD"] == "GET" else []
 
     def _why(self, environ: Environ, start: StartResponse) -> Response:
         """Failures as stories; ?vm=NAME, ?limit=N of them."""
         query = parse_qs(environ.get("QUERY_STRING", ""))
         limit = query.get("limit", ["1"])[0]
-        if not limit.isdecimal():
+        if not _is_number(limit):
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         body = stories.document(self._latest(), query.get("vm", [""])[0], int(limit))
         return _answer(start, "200 OK", json.dumps(body), "application/json")
@@ -191,7 +193,7 @@ class App:
         query = parse_qs(environ.get("QUERY_STRING", ""))
         vm = query.get("vm", [""])[0]
         limit = query.get("limit", [str(DEFAULT_LIMIT)])[0]
-        if not limit.isdigit():
+        if not _is_number(limit):
             return _answer(start, "400 Bad Request", "limit is not a number\n")
         snapshot = self._latest()
         found = [f for f in reversed(snapshot.failures) if is_called(f.vm, vm)]
@@ -204,6 +206,11 @@ class App:
             "losses": snapshot.losses,
         }
         return _answer(start, "200 OK", json.dumps(body), "application/json")
+
+
+def _is_number(text: str) -> bool:
+    """Of so few digits that it is any: isdigit() holds for "²" as well, int() does not."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def _answer(
@@ -287,8 +294,17 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
             self.socket.close()
             self.socket = socket.socket(fileno=inherited)
             self.server_address = self.socket.getsockname()
-            self.server_name, self.server_port = "localhost", self.server_address[1]
-            self.setup_environ()
+            self._name_ourselves()
+
+    def server_bind(self) -> None:
+        """As HTTPServer does it, but without asking the DNS, which may be down, for our name."""
+        socketserver.TCPServer.server_bind(self)
+        self._name_ourselves()
+
+    def _name_ourselves(self) -> None:
+        self.server_name = "localhost"
+        self.server_port = 0 if isinstance(self.server_address, str) else self.server_address[1]
+        self.setup_environ()
 
     @property
     def scheme(self) -> str:
@@ -365,11 +381,6 @@ class _Tcp6Server(Server):
 
 class _UnixServer(Server):
     address_family = socket.AF_UNIX
-
-    def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "localhost", 0
-        self.setup_environ()
 
     def get_request(self) -> tuple[Any, Any]:
         request, _ = super().get_request()

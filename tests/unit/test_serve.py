@@ -261,3 +261,41 @@ def test_a_socket_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_path_too_long_for_a_socket_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(CannotRunError, match="too long"):
         serve.bind_unix(str(tmp_path / ("x" * 120)))
+
+
+def test_the_dns_is_not_asked_for_our_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is down, that takes as long as it likes, and the daemon is not ready meanwhile."""
+    monkeypatch.setattr(socket, "getfqdn", pytest.fail)
+    for listen in ("127.0.0.1:0", "0.0.0.0:0"):
+        server = serve.bind_tcp(listen)
+        assert server.server_port == server.socket.getsockname()[1]
+        server.server_close()
+
+
+@pytest.mark.parametrize("limit", ["²", "x", "-1", "9" * 5000])
+@pytest.mark.parametrize("path", ["/api/v1/failures", "/api/v1/why", "/api/v1/recording"])
+def test_what_is_no_number_is_told_so(path: str, limit: str) -> None:
+    app = serve.App(latest=Ledger().snapshot, facts=FACTS, ready=lambda: True)
+    said: list[str] = []
+    environ = {
+        "PATH_INFO": path, "REQUEST_METHOD": "GET", "pinwatch.local": True,
+        "QUERY_STRING": f"limit={quote(limit)}&seconds={quote(limit)}",
+    }  # fmt: skip
+    app(environ, lambda status, _headers: said.append(status))
+    assert said == ["400 Bad Request"]
+
+
+def test_who_wants_no_body_begins_no_recording() -> None:
+    """Its lines would wait for a reader, 32 MiB of them, and then be losses."""
+    begun: list[float] = []
+
+    def record(seconds: float) -> list[bytes]:
+        begun.append(seconds)
+        return []
+
+    app = serve.App(latest=Ledger().snapshot, facts=FACTS, ready=lambda: True, record=record)
+    environ = {
+        "PATH_INFO": "/api/v1/recording", "REQUEST_METHOD": "HEAD", "pinwatch.local": True,
+        "QUERY_STRING": "seconds=999999",
+    }  # fmt: skip
+    assert app(environ, lambda _status, _headers: None) == begun == []
