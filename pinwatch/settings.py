@@ -99,7 +99,9 @@ class Settings:
     vm_name_pattern: str
 
 
-_ABOVE_0 = ("history_days", "web_max_requests", "max_vms", "slow_pin_seconds", "slow_pin_loops")
+_ABOVE_0 = ("history_days", "slow_pin_seconds")
+_AT_LEAST_1 = ("history_mb", "web_max_requests", "max_vms", "slow_pin_loops")
+_BELOW = 1e9  # infinity is no number that one can count to
 
 
 def parse_config(text: str, path: str) -> dict[str, Any]:
@@ -127,17 +129,18 @@ def make(flags: dict[str, Any], config: dict[str, Any]) -> Settings:
     chosen |= {key: value for key, value in flags.items() if value is not None}
     settings = Settings(**{field.name: chosen[field.name] for field in fields(Settings)})
     listen_address(settings.listen)
-    if not settings.sample_interval >= 0.1:
+    if not 0.1 <= settings.sample_interval < _BELOW:
         raise UsageError("sample_interval must be at least 0.1 seconds", hint="2 is the default")
-    if not 0 <= settings.vm_retention < 1e9:
+    if not 0 <= settings.vm_retention < _BELOW:
         raise UsageError("vm_retention must not be below 0", hint="1800 is the default")
     if not 0 <= settings.placement_cpu_percent <= 100:
         raise UsageError("placement_cpu_percent is from 0 to 100", hint="0.2 is the default")
-    if not settings.history_mb >= 1:
-        raise UsageError("history_mb must be at least 1", hint="200 is the default")
     for name in _ABOVE_0:
-        if not 0 < getattr(settings, name) < 1e9:
+        if not 0 < getattr(settings, name) < _BELOW:
             raise UsageError(f"{name} must be above 0", hint="see `pinwatch run --help`")
+    for name in _AT_LEAST_1:
+        if not 1 <= getattr(settings, name) < _BELOW:
+            raise UsageError(f"{name} must be at least 1", hint="see `pinwatch run --help`")
     _check_programs(settings.vmm_programs)
     _check_pattern(settings.vm_name_pattern)
     return settings
@@ -164,6 +167,6 @@ def _check_pattern(text: str) -> None:
 def listen_address(text: str) -> tuple[str, int]:
     """HOST:PORT or [IPV6]:PORT as a pair. UsageError when it is neither."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) < 65536:
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(f"listen address {text!r} is not HOST:PORT", hint="as in 127.0.0.1:19816")
     return host.strip("[]"), int(port)

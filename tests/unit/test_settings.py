@@ -41,7 +41,9 @@ def test_a_wrong_file_is_named_with_its_key(text: str, says: str) -> None:
     assert error.value.hint
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "x:", ":70000", "1.2.3.4:-1"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "x:", ":70000", "1.2.3.4:-1", "x:²", "x:" + "9" * 5000]
+)
 def test_wrong_addresses(address: str) -> None:
     with pytest.raises(UsageError, match="is not HOST:PORT"):
         settings.make({"listen": address}, {})
@@ -59,7 +61,15 @@ def test_limits_are_not_negative(name: str) -> None:
         settings.make({name: -1.0}, {})
 
 
-@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["max_vms", "web_max_requests", "slow_pin_loops", "history_mb"])
+@pytest.mark.parametrize("amount", [0.5, float("inf"), float("nan")])
+def test_what_is_counted_is_at_least_1_and_has_an_end(name: str, amount: float) -> None:
+    """Half a request at once is none: every scrape would get a 503."""
+    with pytest.raises(UsageError, match=name):
+        settings.make({name: amount}, {})
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan"), float("inf")])
 def test_wrong_intervals(interval: float) -> None:
     with pytest.raises(UsageError):
         settings.make({"sample_interval": interval}, {})
