@@ -327,7 +327,7 @@ class Reader:
     """The file, beside its writer. CannotRunError when there is none to read."""
 
     def __init__(self, directory: str) -> None:
-        path = Path(directory) / FILE
+        self._path = path = Path(directory) / FILE
         try:
             self._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5.0)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -343,27 +343,41 @@ class Reader:
             )
         self._db.row_factory = sqlite3.Row
 
+    def _ask(self, query: str, values: Any = ()) -> list[sqlite3.Row]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise CannotRunError(
+                f"cannot read the history {self._path}: {error}",
+                hint="if it is damaged, the daemon sets it aside by itself and begins a new one",
+            ) from None
+
     def events(self, wanted: Wanted) -> Iterator[Document]:
         """The newest of them, the oldest first: the columns, `row` and the whole `body`."""
         condition, values = wanted.where
-        found = self._db.execute(
+        found = self._ask(
             f"SELECT rowid AS row, * FROM events WHERE {condition} "
             f"ORDER BY time_s DESC, rowid DESC LIMIT {int(wanted.limit)}",
             values,
-        ).fetchall()
+        )
         for one in reversed(found):
             yield {**dict(one), "body": _unpack(one["body"])}
 
+    @property
+    def last_row(self) -> int:
+        """The greatest there is; a row's number is used again when all above it are gone."""
+        return int(self._ask("SELECT coalesce(max(rowid), 0) FROM events")[0][0])
+
     def event(self, id_: str) -> Document | None:
         """By its id, or the beginning of one that no other has."""
-        found = self._db.execute(
+        found = self._ask(
             "SELECT body FROM events WHERE substr(id, 1, ?) = ? LIMIT 2", (len(id_), id_)
-        ).fetchall()
+        )
         return _unpack(found[0]["body"]) if len(found) == 1 else None
 
     def moments(self, since_s: float, until_s: float) -> list[Document]:
         """The states of the host in that time, in order."""
-        found = self._db.execute(
+        found = self._ask(
             "SELECT body FROM moments WHERE time_s BETWEEN ? AND ? ORDER BY time_s",
             (since_s, until_s),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"who asked for the pin: {', '.join(PinSource)}")  # fmt: skip
     parser.add_argument("--since", type=times.argument, metavar="TIME", help="03:12, 2h, or ISO")
     parser.add_argument("--until", type=times.argument, metavar="TIME", help="the same")
-    parser.add_argument("--limit", type=_positive, default=100, metavar="N", help="the newest N")
+    parser.add_argument("--limit", type=positive, default=100, metavar="N", help="the newest N")
     parser.add_argument("--follow", action="store_true", help="go on with what comes")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="all evidence, a JSON object a line")
@@ -49,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state-dir", metavar="PATH", help="where the history lies")
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+def positive(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
 
@@ -93,6 +94,8 @@ def _all(
     last = max((one["row"] for one in found), default=0)
     while arguments.follow:
         time.sleep(POLL_S)
+        if book.last_row < last:  # all that were there are too old by now: rows begin again
+            last = 0
         for one in book.events(replace(wanted, after=last, limit=history.WAITING)):
             last = max(last, one["row"])
             yield one

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = next(row.default for row in TABLE if row.name == "socket")
     parser.add_argument("vm", nargs="?", default="", metavar="VM", help="name of a VM")
     parser.add_argument("--json", action="store_true", help="all evidence, as JSON")
-    parser.add_argument("--last", type=_positive, default=1, metavar="N", help="explain N of them")
+    parser.add_argument(
+        "--last", type=events.positive, default=1, metavar="N", help="explain N of them"
+    )
     parser.add_argument("--slow", action="store_true", help="pins that worked, but took too long")
     parser.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
     source = parser.add_mutually_exclusive_group()
@@ -48,12 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event", metavar="ID", help="one of `pinwatch events`, or the event_id of an exemplar"
     )
     parser.add_argument("--state-dir", metavar="PATH", help="where the history lies")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -16,9 +17,9 @@ import pytest
 
 from pinwatch import cli, serve
 from pinwatch.aggregate.ledger import Ledger
-from pinwatch.commands import times
+from pinwatch.commands import events, times
 from pinwatch.expose import state
-from pinwatch.history import FILE, Book, row
+from pinwatch.history import FILE, Book, Limits, Reader, Wanted, row
 from pinwatch.model.failure import Failure, SlowPin
 from pinwatch.model.vm import Vm
 from tests.unit.make import FACTS, TASK, VM, failure, slow_pin
@@ -156,6 +157,23 @@ def test_events_are_followed(directory: str) -> None:
             assert process.stdout.readline().endswith("[zz9]\n")
         finally:
             process.kill()
+
+
+def test_they_are_followed_when_all_before_them_were_too_old(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host on which nothing fails for a month: rows are numbered from 1 again."""
+    monkeypatch.setattr(events, "POLL_S", 0.0)
+    reader, wanted = Reader(directory), Wanted()
+    following = events._all(
+        list(reader.events(wanted)), argparse.Namespace(follow=True), reader, wanted
+    )
+    assert [next(following)["id"] for _ in range(4)][-1] == "ac4"
+    book = Book(Path(directory) / FILE, lambda text: None)
+    book.prune(Limits(age_s=0), time.time() + 1)
+    monkeypatch.setattr(time, "sleep", lambda _: book.add([row(failure(id="zz9"))], ()))
+    assert next(following)["id"] == "zz9"
+    book.close()
 
 
 @pytest.mark.parametrize(

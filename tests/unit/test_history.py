@@ -395,3 +395,19 @@ def test_there_is_none_to_read(tmp_path: Path) -> None:
 def test_only_root_may_read_it(tmp_path: Path) -> None:
     Book(tmp_path / FILE, lambda text: None).close()
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_reader_of_a_damaged_file_is_told_so(tmp_path: Path) -> None:
+    book = Book(tmp_path / FILE, lambda text: None)
+    book.add(rows(100), ())
+    book.close()
+    data = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(data[:4096] + b"U" * (len(data) - 4096))
+    reader = Reader(str(tmp_path))
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: list(reader.events(Wanted())), lambda: reader.event("d"),
+        lambda: reader.moments(0, 1), lambda: reader.last_row,
+    )  # fmt: skip
+    for ask in asked:
+        with pytest.raises(CannotRunError, match="cannot read the history"):
+            ask()
