@@ -110,9 +110,11 @@ class Looks:
                     next_survey = clock.monotonic_s() + SURVEY_S
                 if subject := self._next():
                     self._look(survey, subject)
-                self._reason = ""
-            except CannotRunError as error:
-                self._reason = error.message
+                    self._reason = ""
+                elif not self._subjects:
+                    self._reason = ""
+            except (CannotRunError, OSError) as error:  # of one VM; the others are looked at still
+                self._reason = str(error)
             spent = self._cpu_s - began
             idle = max(next_survey - clock.monotonic_s(), 0.1) if not spent else 0.0
             self._stop.wait(max(spent / self._share - spent, min(idle, 1.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -125,6 +126,38 @@ def test_what_cannot_be_read_is_told_until_it_can(host: Host) -> None:
     assert not host.looked
     host.unreadable = ""
     assert watched(host, 100, 0.1, 1).states[0].attached
+
+
+def test_what_a_look_was_refused_is_told_until_the_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without CAP_SYS_ADMIN there are no page frames, and a look only each ten seconds."""
+
+    def look(tgid: int, **_: object) -> None:
+        raise CannotRunError("the kernel shows no page frames")
+
+    monkeypatch.setattr(module, "AGAIN_S", 10.0)
+    monkeypatch.setattr(host, "look", look)
+    assert watched(host, 100, 1.5, 1).states[0].reason == "the kernel shows no page frames"
+
+
+def test_a_process_that_cannot_be_read_ends_no_looking(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/PID/pagemap without memory for its buffer is."""
+
+    def look(tgid: int, **_: object) -> None:
+        host.looked.append(tgid)
+        if tgid == 1:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(host, "look", look)
+    looks = watched(host, 100, 0.3, 1)
+    assert looks.states[0].mode is Mode.OFF
+    assert "Cannot allocate memory" in looks.states[0].reason
+    host.looked.clear()
+    watched(host, 100, 0.3, 1, 2)
+    assert 2 in host.looked
 
 
 def test_more_vms_are_looked_at_less_exactly(host: Host) -> None:
