@@ -178,12 +178,15 @@ def read(lines: Iterable[str]) -> tuple[Header, Iterator[Item]]:
             redacted=bool(row.get("redacted", False)),
             format=row["pinwatch_recording"],
         )
-    except (StopIteration, json.JSONDecodeError, *_MALFORMED) as error:
+    except RecordingError:
+        raise
+    except (StopIteration, *_MALFORMED) as error:
         raise RecordingError("not a pinwatch recording") from error
     return header, _items(rows)
 
 
-_MALFORMED = (KeyError, TypeError, AttributeError)
+# json and base64 have errors that are ValueErrors; brackets in brackets are a RecursionError.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def _items(rows: Iterator[str]) -> Iterator[Item]:
@@ -192,7 +195,7 @@ def _items(rows: Iterator[str]) -> Iterator[Item]:
             item = _item(json.loads(row))
         except RecordingError:
             raise
-        except (ValueError, *_MALFORMED):  # json and base64 have errors that are ValueErrors
+        except _MALFORMED:
             raise RecordingError(f"line {number} is damaged or cut off") from None
         yield item
 

@@ -118,8 +118,9 @@ def test_a_damaged_line_ends_it_and_is_named(tmp_path: Path) -> None:
     path = tmp_path / "r"
     live(path)
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
-    for bad in (b"\xff\n", b"{}\n", b"[1]\n", b'{"record":"AB"}\n', b'{"looked":{"task":3}}\n'):
-        path.write_bytes(b"".join([*lines[:9], bad, *lines[9:]]))
+    bads = (b"\xff", b"{}", b"[1]", b'{"record":"AB"}', b'{"looked":{"task":3}}', b"[" * 100_000)
+    for bad in bads:
+        path.write_bytes(b"".join([*lines[:9], bad, b"\n", *lines[9:]]))
         playback = Playback(str(path))
         playback.end()
         assert "line 10" in playback.damage, bad

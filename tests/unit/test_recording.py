@@ -118,8 +118,13 @@ def test_a_failure_without_a_command_line_is_unattributed() -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [[], ["{}"], ["not json"], ['{"pinwatch_recording": 99}'], ["[]"]]
-)
+    "lines",
+    [
+        [], ["{}"], ["not json"], ['{"pinwatch_recording": 99}'], ["[]"], ["[" * 100_000],
+        [recording.header_line(HEADER).replace('"wall_ns":0', '"wall_ns":"noon"')],
+        [recording.header_line(HEADER).replace('"zones":{"', '"zones":{"x')],
+    ],
+)  # fmt: skip
 def test_other_files_are_refused(lines: list[str]) -> None:
     with pytest.raises(RecordingError):
         recording.read(lines)
