@@ -129,7 +129,9 @@ def _show_all(answer: dict[str, Any], arguments: argparse.Namespace) -> None:
     for stuck in answer["stuck"]:
         console.print("now: " + stuck["explanation"]["headline"])
     if not pins:
-        console.print(nothing(arguments.vm, answer["vms"], slow=arguments.slow))
+        is_unknown = arguments.vm and not answer["is_known"]
+        said = unknown(arguments.vm, answer["vms"]) if is_unknown else nothing(arguments)
+        console.print(said)
         return
     for pin in pins:
         show(console, pin)
@@ -141,13 +143,16 @@ def _show_all(answer: dict[str, Any], arguments: argparse.Namespace) -> None:
         console.print(f"{lost} records were lost; there may be more failures than these.")
 
 
-def nothing(vm: str, known: list[str], *, slow: bool = False) -> str:
-    """None of them: say whether that VM has been seen at all."""
-    if vm and vm not in known:
-        names = ", ".join(name for name in known if not name.startswith("~")) or "none"
-        return f"pinwatch knows no pin of a VM {vm!r}; VMs that it watches: {names}"
-    what = "been slow" if slow else "failed"
-    return f"no long-term pin of {vm or 'any VM'} has {what} since pinwatch started"
+def unknown(vm: str, known: list[str]) -> str:
+    """That VM has not been seen at all."""
+    names = ", ".join(name for name in known if not name.startswith("~")) or "none"
+    return f"pinwatch knows no pin of a VM {vm!r}; VMs that it watches: {names}"
+
+
+def nothing(arguments: argparse.Namespace) -> str:
+    """None of them."""
+    what = "been slow" if arguments.slow else "failed"
+    return f"no long-term pin of {arguments.vm or 'any VM'} has {what} since pinwatch started"
 
 
 def show(console: Console, pin: dict[str, Any]) -> None:

@@ -104,6 +104,7 @@ def document(snapshot: Snapshot, vm: str = "", limit: int = 1) -> dict[str, Any]
         "slow": [as_json.slow_pin(one) for one in slow[:limit]],
         "stuck": [as_json.stuck_pin(one) for one in snapshot.stuck if is_called(one.vm, vm)],
         "vms": [one.name for one in snapshot.vms],
+        "is_known": any(is_called(one, vm) for one in snapshot.vms),
         "losses": snapshot.losses,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from pinwatch import cli
+from pinwatch.aggregate.ledger import Ledger
 from pinwatch.commands import why
 from pinwatch.expose import plainly, remedies, words
 from pinwatch.expose.stories import BURST_S, Story, stories
+from pinwatch.expose.stories import document as stories_document
 from pinwatch.model.failure import Failure
 from pinwatch.model.holder import Confidence, Holder, HolderMatch
 from pinwatch.model.pin import PinSource
@@ -22,7 +25,7 @@ from pinwatch.model.reason import FailureReason, Severity
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import HOST, Platform, Vm
 from tests import documents
-from tests.unit.make import TASK, failure, pin
+from tests.unit.make import TASK, VM, failure, pin
 
 R = FailureReason
 REPLAY = Path(__file__).resolve().parents[1] / "replay"
@@ -227,6 +230,27 @@ def test_why_of_a_recording(capsys: pytest.CaptureFixture[str], monkeypatch: Any
     assert not any(line != line.rstrip() for line in lines)
     assert cli.main(["why", "--replay", path, "nobody"]) == 0
     assert "pinwatch knows no pin of a VM 'nobody'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("web-01", "no long-term pin of web-01 has failed"),
+        (VM.uuid, f"no long-term pin of {VM.uuid} has failed"),
+        ("web one", "no long-term pin of web one has failed"),
+        ("", "no long-term pin of any VM has failed"),
+        ("web", "pinwatch knows no pin of a VM 'web'; VMs that it watches: web-01"),
+    ],
+)
+def test_a_vm_without_failures_is_known_by_all_its_names(
+    asked: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    ledger = Ledger()
+    ledger.name_task(TASK.key, replace(VM, alias="web one"))
+    arguments = argparse.Namespace(vm=asked, slow=False, json=False)
+    why._show_all(stories_document(ledger.snapshot(), asked), arguments)
+    assert told in capsys.readouterr().out
 
 
 def test_the_page_of_every_reason_is_what_why_says() -> None:
