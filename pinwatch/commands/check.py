@@ -33,7 +33,7 @@ from pinwatch.model.vm import Vm
 
 PATIENCE_S = 60.0  # a pin that is stuck holds the lock that reading needs
 EXACT_PATIENCE_S = 3600.0
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 BAR_WIDTH = 60
 
 
@@ -88,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
             want_bytes=arguments.vfio,
         )
         reports.append(Report(vm=None, tgid=0, case=case, forecast=forecast(case)))
+    if not reports and arguments.vm:
+        raise UsageError(f"VM {arguments.vm!r} has just ended", hint="check it when it runs again")
     if arguments.json:
         print(json.dumps([outlook.as_json(r.vm, r.tgid, r.case, r.forecast) for r in reports]))
     else:
@@ -106,7 +108,7 @@ def _select(roots: Roots, programs: attribute.Programs, wanted: str) -> list[tup
     named = [(task, vm) for task, vm in found if wanted in (vm.name, vm.alias, vm.uuid)]
     if named:
         return named
-    if wanted.isdigit():
+    if re.fullmatch("[0-9]{1,18}", wanted):
         ticks = procfs.start_ticks(roots.proc, int(wanted))
         if ticks is not None:
             task = TaskKey(int(wanted), ticks * procfs.NS_PER_TICK)
@@ -132,11 +134,12 @@ def _look(survey: Survey, task: TaskKey, vm: Vm, arguments: argparse.Namespace) 
             error=None if arguments.exact else 0.01,
         )
     )
+    patience_s = EXACT_PATIENCE_S if arguments.exact else PATIENCE_S
     try:
-        return attempt.wait(EXACT_PATIENCE_S if arguments.exact else PATIENCE_S)
+        return attempt.wait(patience_s)
     except TimeoutError:
         raise CannotRunError(
-            f"no answer about the memory of VM {vm.name} in {PATIENCE_S:.0f} s",
+            f"no answer about the memory of VM {vm.name} in {patience_s:.0f} s",
             hint="something holds its lock: see `pinwatch why` for pins that are stuck",
         ) from None
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pinwatch.attribute import Programs
 from pinwatch.commands import check
+from pinwatch.daemon import Roots
+from pinwatch.errors import CannotRunError, UsageError
 from pinwatch.expose import outlook
 from pinwatch.forecast import forecast
+from pinwatch.host.survey import Survey
 from pinwatch.model.event import MappingKind
 from pinwatch.model.forecast import Case, Risk, Verdict
 from pinwatch.model.placement import (
@@ -26,6 +33,7 @@ from pinwatch.model.placement import (
     Placement,
     Portion,
 )
+from pinwatch.model.sample import TaskKey
 from tests.unit.make import VM, free, placement
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -60,7 +68,9 @@ def test_sizes(text: str, size: int) -> None:
     assert check._size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "16X", "0", "0.1", "16 GiB RAM", "1e9", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "G", "-1G", "16X", "0", "0.1", "16 GiB RAM", "1e9", "nan", "9" * 400]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         check._size(text)
@@ -253,3 +263,31 @@ def test_the_free_side_is_in_the_json() -> None:
     said = json.loads(json.dumps(outlook.as_json(VM, 7, case, forecast(case))))
     assert [zone["name"] for zone in said["free"]["zones"]] == ["Normal", "Movable"]
     assert said["limits"]["nodes"] == [0, 1]
+
+
+def test_how_long_was_waited_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = threading.Event()
+    survey = cast(Survey, SimpleNamespace(look=lambda *_, **__: came.wait()))
+    monkeypatch.setattr(check, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(check, "EXACT_PATIENCE_S", 1.01)
+    for exact, seconds in ((False, 0), (True, 1)):
+        arguments = argparse.Namespace(vfio=None, exact=exact)
+        with pytest.raises(CannotRunError, match=f"no answer .* in {seconds} s"):
+            check._look(survey, TaskKey(7, 7), VM, arguments)
+    came.set()
+
+
+def test_a_vm_that_ends_meanwhile_is_not_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "Survey", lambda **_: None)
+    monkeypatch.setattr(check, "_select", lambda *_: [(TaskKey(7, 7), VM)])
+    monkeypatch.setattr(check, "_look", lambda *_: None)
+    arguments = argparse.Namespace(config="", vm="web-01", vfio=None, json=True)
+    with pytest.raises(UsageError, match="VM 'web-01' has just ended"):
+        check.run(arguments)
+
+
+@pytest.mark.parametrize("wanted", ["²", "9" * 5000])
+def test_what_is_no_process_s_number_is_a_name(wanted: str, tmp_path: Path) -> None:
+    roots = Roots(root=tmp_path, proc=tmp_path, sys=tmp_path, bpf=tmp_path)
+    with pytest.raises(UsageError, match="runs here"):
+        check._select(roots, Programs(), wanted)
