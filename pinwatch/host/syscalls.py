@@ -89,6 +89,8 @@ def attach_kprobe(program: int, symbol: str, *, on_return: bool, sysfs: Path) ->
     """Attach through the kprobe PMU (v4.17, e12f03d7031a): gone when the descriptor is closed, so a
     killed daemon leaves nothing behind. OSError ENOENT while the symbol does not exist."""
     pmu = sysfs / "bus/event_source/devices/kprobe"
+    if not pmu.exists():  # which is not ENOENT: that would be taken for a module that is to come
+        raise OSError(errno.EOPNOTSUPP, "this kernel has no kprobes")
     retprobe_bit = int((pmu / "format/retprobe").read_text().strip().removeprefix("config:"))
     name = ct.create_string_buffer(symbol.encode())
     attr = _PerfEventAttr(
@@ -123,17 +125,22 @@ def read_per_cpu(map_fd: int, index: int, value: type[ct.Structure], cpus: int) 
 def read_hash(
     map_fd: int, key: type[ct.Structure], value: type[ct.Structure]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """All pairs of a hash map. A key deleted while we walk is passed over."""
+    """All pairs of a hash map, each once. A key deleted while we walk is passed over; when it is
+    the one that we are at, the kernel begins again with the first."""
     lib = _libbpf()
     last: ct.Array[ct.c_char] | None = None
+    given: set[bytes] = set()
     while True:
         following = ct.create_string_buffer(ct.sizeof(key))
         if lib.bpf_map_get_next_key(map_fd, last, following) < 0:
             return
+        last = following
+        if following.raw in given:
+            continue
         found = ct.create_string_buffer(ct.sizeof(value))
         if lib.bpf_map_lookup_elem(map_fd, following, found) == 0:
+            given.add(following.raw)
             yield following.raw, found.raw
-        last = following
 
 
 def read_slot(map_fd: int, index: int, size: int) -> bytes:
