@@ -158,8 +158,10 @@ class Btf:
             width = _EXTRA_EACH[(info >> 24) & 0x1F]
             first, last = start + 12, start + 12 + width * (info & 0xFFFF)
             at = self._data.find(needle, first, last)
-            if at >= 0 and (at - first) % width == 0:
-                return int(struct.unpack_from("<I", self._data, at + 4)[0])
+            while at >= 0:
+                if (at - first) % width == 0:  # else it is a value, or lies across two
+                    return int(struct.unpack_from("<I", self._data, at + 4)[0])
+                at = self._data.find(needle, at + 1, last)
         return None
 
     def nr_args(self, function: str) -> int | None:

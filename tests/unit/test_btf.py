@@ -95,3 +95,10 @@ def test_tracepoint_arguments_without_the_private_one(btf: Btf) -> None:
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(BtfError):
         Btf(data)
+
+
+def test_a_value_that_looks_like_the_name_is_passed_over() -> None:
+    b = Builder()
+    wanted = b.name("MR_LONGTERM_PIN")
+    b.type("migrate_reason", ENUM, 2, 4, b.name("MR_COMPACTION"), wanted, wanted, 7)
+    assert b.build().enumerator("MR_LONGTERM_PIN") == 7
