@@ -124,7 +124,7 @@ class _Reader:
         return value
 
     def choice(self, value: Any, key: str, choices: Mapping[str, Any]) -> Any:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise self.wrong(f"{key} {value!r} is not supported", f"one of {', '.join(choices)}")
         return choices[value]
 
