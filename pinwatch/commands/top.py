@@ -47,6 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.replay:
             playback = Playback(arguments.replay)
             steps = list(_steps(playback))
+            if not steps:
+                playback.check()
+                raise UsageError(f"{arguments.replay} holds no moment", hint="record for longer")
             _step_through(steps, len(steps) - 1)
             playback.check()
         elif arguments.at is not None:

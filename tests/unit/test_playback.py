@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pinwatch import serve
+from pinwatch.commands import top
 from pinwatch.errors import CannotRunError, UsageError
 from pinwatch.expose import as_json, exposition, stories
 from pinwatch.model.kernel import HookState, Mode
@@ -35,6 +38,7 @@ from pinwatch.recording import (
     TaskEnded,
     TaskGone,
     VmFound,
+    header_line,
 )
 from pinwatch.recording.flight import KEPT_PINS, Flight
 from tests.replay import compare
@@ -257,3 +261,15 @@ def test_a_scrape_is_found_in_its_recording(tmp_path: Path) -> None:
     assert any("ring_full" in line for line in compare.differences(str(path), wrong))
     later = scraped.decode().replace("1.7000000101234567e+09", "1.7000000999e+09")
     assert compare.differences(str(path), later) == ["the recording has no snapshot of that time"]
+
+
+def test_a_recording_without_a_moment_has_none_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a daemon that ended before it had read the counters."""
+    (tmp_path / "r").write_text(header_line(HEADER))
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(top, "sys", SimpleNamespace(stdin=terminal, stdout=terminal))
+    arguments = argparse.Namespace(once=False, replay=str(tmp_path / "r"))
+    with pytest.raises(UsageError, match="holds no moment"):
+        top.run(arguments)
