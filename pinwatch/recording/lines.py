@@ -165,7 +165,7 @@ def read(lines: Iterable[str]) -> tuple[Header, Iterator[Item]]:
     """Header and items. RecordingError when it is none of ours, and at a line that is damaged."""
     rows = iter(lines)
     try:
-        row = json.loads(next(rows))
+        row = _read(next(rows))
         if row["pinwatch_recording"] not in _READS:
             raise RecordingError(
                 f"format {row['pinwatch_recording']}, made by {row.get('made_by', 'an unknown')}; "
@@ -192,7 +192,7 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 def _items(rows: Iterator[str]) -> Iterator[Item]:
     for number, row in enumerate(rows, start=2):
         try:
-            item = _item(json.loads(row))
+            item = _item(_read(row))
         except RecordingError:
             raise
         except _MALFORMED:
@@ -232,6 +232,25 @@ def _item(row: dict[str, Any]) -> Item:
     if "published" in row:
         return Published()
     return Counted(_sample(row["sample"]), row["vmstat"])
+
+
+def _read(line: str) -> dict[str, Any]:
+    """Its JSON. What the kernel says is text that can be printed, but whoever sends a recording may
+    have put anything there. Names of VMs may be anything; they are made fit when they are given."""
+    row: dict[str, Any] = json.loads(line)
+    is_tame = line.isascii() and "\\" not in line and "\x7f" not in line
+    return row if is_tame or "vm" in row or "vmm_programs" in row else _tame(row)
+
+
+def _tame(value: Any) -> Any:
+    """The same, fit for a terminal."""
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+    if isinstance(value, list):
+        return [_tame(one) for one in value]
+    if isinstance(value, dict):
+        return {_tame(key): _tame(one) for key, one in value.items()}
+    return value
 
 
 def _configured(programs: tuple[str, ...], name_pattern: str) -> VmmsConfigured:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from pinwatch import recording
 from pinwatch.abi import layout
+from pinwatch.expose import state, words
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.pin import PinSource, Wait
 from pinwatch.model.sample import Durations, Migrations, TaskKey, TaskTotals
@@ -30,7 +35,7 @@ from pinwatch.recording import (
     VmFound,
     VmmsConfigured,
 )
-from tests.unit.make import FACTS, VM, free, looked, open_pin, pin_record, sample
+from tests.unit.make import FACTS, TASK, VM, free, looked, open_pin, pin_record, sample
 
 HEADER = Header(facts=FACTS, wall_offset_ns=0)
 ITEMS: tuple[recording.Item, ...] = (
@@ -128,6 +133,54 @@ def test_a_failure_without_a_command_line_is_unattributed() -> None:
 def test_other_files_are_refused(lines: list[str]) -> None:
     with pytest.raises(RecordingError):
         recording.read(lines)
+
+
+EVIL = "\x1b]0;owned\x07\x9b31m\u202e\n"
+
+
+def test_no_text_of_a_recording_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """`pinwatch replay` of what a stranger has sent; his VM's name is told as such."""
+    record = pin_record(b"qemu-kvm", b"-name", b"guest=web" + EVIL.encode())
+    record.stack[0] = 0xFFFF
+    given: tuple[recording.Item, ...] = (
+        Named({0xFFFF: EVIL}),
+        IoInFlight((EVIL,)),
+        HooksChanged((HookState(hook=EVIL, symbol=EVIL, mode=Mode.OFF, reason=EVIL),)),
+        VmFound(TASK.key, ("qemu-kvm", "-name", EVIL)),
+        DevicesFound(TASK.key, (Device(address=EVIL, driver=EVIL, iommu_group=EVIL),)),
+        Lost(EVIL),
+        RawRecord(bytes(record)),
+    )
+    facts = replace(FACTS, zones=dict.fromkeys(FACTS.zones, EVIL))
+    header, items = recording.read(
+        [recording.header_line(replace(HEADER, facts=facts)), *map(recording.item_line, given)]
+    )
+    pipeline = Pipeline(header.facts, 0)
+    for item in items:
+        pipeline.feed(item)
+    snapshot = pipeline.snapshot()
+    told = words.explain(snapshot.failures[0]).text
+    assert "owned" in told
+    assert all(map(str.isprintable, [*told.splitlines(), *strings(state.document(snapshot))]))
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from strings([*value, *value.values()])
+    elif isinstance(value, list):
+        for one in value:
+            yield from strings(one)
+
+
+def test_who_made_another_format_is_told_in_plain_text() -> None:
+    line = recording.header_line(HEADER).replace(
+        '"pinwatch_recording":4', '"pinwatch_recording":99'
+    )
+    with pytest.raises(RecordingError) as error:
+        recording.read([line.replace('"made_by":"', '"made_by":"\\u001b[31m')])
+    assert str(error.value).isprintable()
 
 
 def test_who_called_is_named_for_pins_of_nobody_known() -> None:
