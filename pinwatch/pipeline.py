@@ -188,7 +188,7 @@ class Pipeline:
                 vm=self._ledger.vm_of(pin.task),
                 pin=pin,
                 age_s=age_s,
-                livelock=slow.is_livelock(pin),
+                livelock=rules.is_livelock(pin),
             )
             for pin, age_s in ages
             if age_s > slow.STUCK_S

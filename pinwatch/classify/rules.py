@@ -20,6 +20,7 @@ from pinwatch.model.event import FolioFacts, MappingKind, PinEnded, Seen
 from pinwatch.model.failure import BlockingFolio, References
 from pinwatch.model.pin import PinSource
 from pinwatch.model.reason import FailureReason
+from pinwatch.model.sample import OpenPin
 
 R = FailureReason
 
@@ -50,7 +51,8 @@ class FolioRule:
 # ---- operations -----------------------------------------------------------------------------
 
 
-def _is_livelock(pin: PinEnded) -> bool:
+def is_livelock(pin: PinEnded | OpenPin) -> bool:
+    """It starts again and again, and finds nothing to migrate."""
     return pin.loops > LIVELOCK_LOOPS + 2 * pin.rounds
 
 
@@ -117,7 +119,7 @@ def _after_the_pin(pin: PinEnded) -> bool:
 
 
 PIN_RULES = (
-    PinRule(R.ISOLATION_LIVELOCK, lambda pin: _is_livelock(pin) and pin.gup_errno == errno.EINTR),
+    PinRule(R.ISOLATION_LIVELOCK, lambda pin: is_livelock(pin) and pin.gup_errno == errno.EINTR),
     PinRule(R.INTERRUPTED, lambda pin: errno.EINTR in (pin.errno, pin.gup_errno)),
     PinRule(R.DEVICE_COHERENT_FAILED, lambda pin: pin.gup_errno == errno.EBUSY),
     PinRule(R.VFIO_DMA_EXISTS, lambda pin: _vfio_before_gup(pin, errno.EEXIST)),

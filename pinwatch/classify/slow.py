@@ -1,11 +1,10 @@
-"""Where the time of a slow pin went, and whether an open one is stuck."""
+"""Where the time of a slow pin went, and when an open one is stuck."""
 
 from __future__ import annotations
 
-from pinwatch.classify.rules import LIVELOCK_LOOPS
+from pinwatch.classify.rules import is_livelock
 from pinwatch.model.event import PinEnded
 from pinwatch.model.failure import SlowCause
-from pinwatch.model.sample import OpenPin
 
 STUCK_S = 1.0  # an open pin older than this is shown
 _MOST_OF_IT = 0.5
@@ -16,13 +15,8 @@ def cause(pin: PinEnded) -> SlowCause:
     if pin.in_place:
         return SlowCause.IN_PLACE
     wait, ns = max(pin.waits_ns.items(), key=lambda item: item[1])
-    if pin.loops > LIVELOCK_LOOPS + 2 * pin.rounds:
+    if is_livelock(pin):
         return SlowCause.ISOLATION
     if ns > _MOST_OF_IT * pin.duration_ns:
         return SlowCause[wait.name]
     return SlowCause.WORK
-
-
-def is_livelock(pin: OpenPin) -> bool:
-    """It starts again and again, and finds nothing to migrate."""
-    return pin.loops > LIVELOCK_LOOPS + 2 * pin.rounds

@@ -301,5 +301,5 @@ def test_where_the_time_went(changes: dict[str, Any], cause: SlowCause) -> None:
 
 
 def test_a_livelock_starts_again_and_again() -> None:
-    assert not slow.is_livelock(open_pin(loops=3, rounds=1))
-    assert slow.is_livelock(open_pin(loops=1000, rounds=1))
+    assert not rules.is_livelock(open_pin(loops=3, rounds=1))
+    assert rules.is_livelock(open_pin(loops=1000, rounds=1))
