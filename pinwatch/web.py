@@ -144,13 +144,18 @@ def _tls(reader: _Reader, value: Any, beside: Path) -> Tls:
     if (auth is not ssl.CERT_NONE) != bool(authority):
         raise reader.wrong("client_auth_type and client_ca_file need each other",
                            "client certificates are verified against client_ca_file")  # fmt: skip
+    versions = {
+        key: reader.choice(given.get(key, default), key, _VERSIONS)
+        for key, default in (("min_version", "TLS12"), ("max_version", "TLS13"))
+    }
+    if versions["min_version"] > versions["max_version"]:
+        raise reader.wrong("min_version is above max_version", "no client could connect")
     return Tls(
         cert_file=beside / str(given["cert_file"]),
         key_file=beside / str(given["key_file"]),
         client_auth=auth,
         client_ca_file=beside / str(authority) if authority else None,
-        min_version=reader.choice(given.get("min_version", "TLS12"), "min_version", _VERSIONS),
-        max_version=reader.choice(given.get("max_version", "TLS13"), "max_version", _VERSIONS),
+        **versions,
     )
 
 

@@ -220,6 +220,7 @@ def wait_for(port: int, query: str) -> list[object]:
         (TLS + ", client_auth_type: RequireAndVerifyClientCert}", "need each other"),
         (TLS + ", client_ca_file: ca.crt}", "need each other"),
         (TLS + ", min_version: TLS10}", "min_version 'TLS10' is not supported"),
+        (TLS + ", min_version: TLS13, max_version: TLS12}", "min_version is above max_version"),
         (TLS + ", min_version: [TLS12]}", "min_version ['TLS12'] is not supported"),
         ("tls_server_config: {cert_file: none.crt, key_file: server.key}", "No such file"),
         ("tls_server_config: {cert_file: server.crt, key_file: ca.crt}", "PEM"),
