@@ -43,7 +43,8 @@ def make_parser(argv: list[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, help_ in COMMANDS.items():
-        sub = commands.add_parser(name, help=help_, description=help_.capitalize() + ".")
+        sentence = f"{help_[0].upper()}{help_[1:]}."
+        sub = commands.add_parser(name, help=help_, description=sentence)
         if name in argv:
             command_module(name).add_arguments(sub)
     return parser

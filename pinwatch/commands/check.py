@@ -49,7 +49,11 @@ class Report:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "vm", nargs="?", default="", metavar="VM", help="name of a VM, or number of any process"
+        "vm",
+        nargs="?",
+        default="",
+        metavar="VM",
+        help="name, other name or uuid of a VM, or number of any process",
     )
     parser.add_argument(
         "--vfio", type=_size, default=None, metavar="SIZE",

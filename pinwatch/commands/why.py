@@ -34,7 +34,7 @@ MAX_WIDTH = 110  # lines that are longer are hard to read
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = next(row.default for row in TABLE if row.name == "socket")
-    parser.add_argument("vm", nargs="?", default="", metavar="VM", help="name of a VM")
+    parser.add_argument("vm", nargs="?", default="", metavar="VM", help="name, other name or uuid")
     parser.add_argument("--json", action="store_true", help="all evidence, as JSON")
     parser.add_argument(
         "--last", type=events.positive, default=1, metavar="N", help="explain N of them"
@@ -95,7 +95,8 @@ def _event(arguments: argparse.Namespace) -> dict[str, Any]:
     found = found or _newest(arguments)
     if found is None:
         raise UsageError(
-            f"the history has no event {arguments.event!r}", hint="`pinwatch events` lists them"
+            f"the history has no event {arguments.event!r}, or several that begin so",
+            hint="`pinwatch events` lists them",
         )
     return found
 

@@ -33,6 +33,7 @@ def test_version_and_help() -> None:
     assert "explain the last failed pin" in pinwatch("--help").stdout
     for command in ("run", "why", "metrics", "doctor", "replay"):
         assert pinwatch(command, "--help").returncode == 0
+    assert "Explain the last failed pin, of all VMs or of one." in pinwatch("why", "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_why_of_the_past(capsys: pytest.CaptureFixture[str], directory: str) -> 
     _, out = pinwatch(capsys, "why", "--event", "aa1", "--state-dir", directory)
     assert "VM web-01: VFIO map" in out
     assert cli.main(["why", "--event", "a", "--state-dir", directory]) == 2
+    assert "or several that begin so" in capsys.readouterr().err
 
 
 def test_why_of_an_event_that_no_disk_has(
