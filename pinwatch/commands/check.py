@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinwatch import attribute, settings
-from pinwatch.commands.run import read_config
+from pinwatch.commands.config import read_config
 from pinwatch.daemon import Roots
 from pinwatch.errors import CannotRunError, UsageError
 from pinwatch.expose import outlook

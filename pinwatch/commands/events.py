@@ -18,7 +18,7 @@ from rich.text import Text
 from pinwatch import history, settings
 from pinwatch.attribute.names import printable
 from pinwatch.commands import times
-from pinwatch.commands.run import read_config
+from pinwatch.commands.config import read_config
 from pinwatch.history import Document, Reader, Wanted
 from pinwatch.model.failure import SlowCause
 from pinwatch.model.pin import PinSource

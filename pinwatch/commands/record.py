@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 from pinwatch.commands import client
+from pinwatch.commands.config import add_socket, socket_of
 from pinwatch.errors import CannotRunError, NoDaemonError
 from pinwatch.host import recordings
 from pinwatch.recording import (
@@ -22,11 +23,9 @@ from pinwatch.recording import (
     read,
 )
 from pinwatch.recording.redact import Redactor
-from pinwatch.settings import TABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = next(row.default for row in TABLE if row.name == "socket")
     parser.description = (
         "Write a recording of the running daemon: the failed and slow pins that it remembers, the "
         "VMs that are alive, and what happens in the next seconds. `pinwatch replay` reads it, on "
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact", action="store_true", help="replace names of VMs, command lines, addresses"
     )
-    parser.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
+    add_socket(parser)
 
 
 def _seconds(text: str) -> int:
@@ -54,7 +53,7 @@ def _seconds(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     path = arguments.output or time.strftime("pinwatch-%Y%m%d-%H%M%S.jsonl.gz")
     lines = client.lines(
-        arguments.socket,
+        socket_of(arguments),
         "/api/v1/recording",
         timeout_s=client.TIMEOUT_S + arguments.seconds,
         seconds=str(arguments.seconds),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pinwatch import settings
+from pinwatch.commands.config import read_config
 from pinwatch.daemon import Daemon, Roots
-from pinwatch.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,19 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             *row.flags, dest=row.name, type=kind, metavar=row.metavar, help=row.help + shown
         )
-
-
-def read_config(path: str) -> dict[str, object]:
-    """The configuration file; the default one may be absent."""
-    try:
-        text = Path(path or settings.DEFAULT_CONFIG).read_text()
-    except FileNotFoundError:
-        if path:
-            raise UsageError(f"{path}: no such file", hint="check --config") from None
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {error}", hint="check --config") from None
-    return settings.parse_config(text, path or settings.DEFAULT_CONFIG)
 
 
 def run(arguments: argparse.Namespace) -> int:

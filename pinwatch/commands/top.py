@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from pinwatch.commands import client, events, times
+from pinwatch.commands.config import add_socket, socket_of
 from pinwatch.errors import NoDaemonError, UsageError
 from pinwatch.expose import state
 from pinwatch.playback import Playback
-from pinwatch.settings import TABLE
 from pinwatch.top.frame import Scene, clock, draw
 from pinwatch.top.terminal import Ended, Terminal
 from pinwatch.top.view import View, moving, press
@@ -29,9 +29,8 @@ Document = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = next(row.default for row in TABLE if row.name == "socket")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
+    add_socket(source)
     source.add_argument("--replay", metavar="FILE", help="a recording; < and > step through it")
     source.add_argument(
         "--at", type=times.argument, metavar="TIME", help="of the history: 03:12, 2h ago, or ISO"
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.at is not None:
             _step_through(*_past(arguments))
         else:
-            _live(arguments.socket)
+            _live(socket_of(arguments))
     except Ended as ended:
         return 128 + ended.number
     return 0
@@ -70,7 +69,7 @@ def _once(arguments: argparse.Namespace) -> int:
         playback, scene = None, Scene(document=steps[at], notice=_date(steps[at]))
     else:
         playback = None
-        scene = Scene(document=_ask(arguments.socket))
+        scene = Scene(document=_ask(socket_of(arguments)))
     size = shutil.get_terminal_size()
     console = Console(highlight=False, emoji=False, markup=False, width=size.columns)
     for line in draw(scene, View(), size.columns, size.lines - 1)[:-1]:

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pinwatch.commands import client, events, times
+from pinwatch.commands.config import add_socket, socket_of
 from pinwatch.errors import CannotRunError, NoDaemonError, UsageError
 from pinwatch.expose import stories
 from pinwatch.history import Wanted
 from pinwatch.model.loss import LossKind
 from pinwatch.playback import Playback
-from pinwatch.settings import TABLE
 
 NO_FAILURE_LOST = (
     LossKind.VM_EVIDENCE,
@@ -33,14 +33,13 @@ MAX_WIDTH = 110  # lines that are longer are hard to read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = next(row.default for row in TABLE if row.name == "socket")
     parser.add_argument("vm", nargs="?", default="", metavar="VM", help="name, other name or uuid")
     parser.add_argument("--json", action="store_true", help="all evidence, as JSON")
     parser.add_argument(
         "--last", type=events.positive, default=1, metavar="N", help="explain N of them"
     )
     parser.add_argument("--slow", action="store_true", help="pins that worked, but took too long")
-    parser.add_argument("--socket", default=default, metavar="PATH", help="socket of the daemon")
+    add_socket(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--replay", metavar="FILE", help="at the end of this recording")
     source.add_argument(
@@ -66,7 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> dict[str, Any]:
-    return client.get(arguments.socket, "/api/v1/why", vm=arguments.vm, limit=str(arguments.last))
+    return client.get(
+        socket_of(arguments), "/api/v1/why", vm=arguments.vm, limit=str(arguments.last)
+    )
 
 
 def _past(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -103,7 +104,7 @@ def _event(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _newest(arguments: argparse.Namespace) -> dict[str, Any] | None:
     try:
-        answer = client.get(arguments.socket, "/api/v1/event", id=arguments.event)
+        answer = client.get(socket_of(arguments), "/api/v1/event", id=arguments.event)
     except NoDaemonError:
         return None
     found: dict[str, Any] | None = answer["event"]

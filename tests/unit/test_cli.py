@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,9 +73,19 @@ def test_no_daemon_is_3(tmp_path: Path) -> None:
     two_lines(done)
 
 
-def test_a_port_in_use_is_3(tmp_path: Path) -> None:
-    import socket
+@pytest.mark.parametrize("command", [["why"], ["top", "--once"], ["record"], ["metrics"]])
+def test_who_asks_the_daemon_has_its_socket_from_its_configuration(
+    command: list[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "p.toml"
+    config.write_text(f"socket = '{tmp_path}/ours.sock'\n")
+    done = pinwatch("--config", str(config), *command)
+    check_error(done, 3, f"no pinwatch daemon answers on {tmp_path}/ours.sock: ")
+    flag = pinwatch("--config", str(config), *command, "--socket", "/nope.sock")
+    check_error(flag, 3, "no pinwatch daemon answers on /nope.sock: ")
 
+
+def test_a_port_in_use_is_3(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         done = pinwatch("run", "--listen", address, "--socket", str(tmp_path / "s"))
