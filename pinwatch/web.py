@@ -251,6 +251,8 @@ class BasicAuth:
             name, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
         except ValueError:
             return False
+        if "\0" in password:  # of which bcrypt 3.2 makes an error, and later ones make nothing
+            return False
         hashed = self._users.get(name, _NOBODY)
         key = hashlib.blake2b(f"{name}:{password}".encode(), key=self._salt).digest()
         with self._lock:

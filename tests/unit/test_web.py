@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -296,6 +297,24 @@ def test_garbage_is_counted_and_nothing_is_printed(
         assert curl(server, files)[0] == 200
         assert server.broken == 20
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_password_that_bcrypt_refuses_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bcrypt 3.2, which Debian 12 has, raises ValueError for NUL: a traceback for who has none."""
+
+    def checkpw(password: bytes, _hashed: bytes) -> bool:
+        if b"\0" in password:
+            raise ValueError("password and hashed_password may not contain NUL bytes")
+        return True
+
+    monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+    auth = web.BasicAuth(lambda _environ, _start: [b"in"], {"me": b"hash"})
+    said: list[str] = []
+    for password, answer in (("a\0b", b"unauthorized\n"), ("ab", b"in")):
+        header = "Basic " + b64encode(f"me:{password}".encode()).decode()
+        environ = {"HTTP_AUTHORIZATION": header}
+        assert list(auth(environ, lambda status, _headers: said.append(status))) == [answer]
+    assert said == ["401 Unauthorized"]
 
 
 def test_a_password_that_was_right_is_not_computed_again(
