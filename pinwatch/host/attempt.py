@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -11,13 +12,16 @@ Answer = TypeVar("Answer")
 
 
 class Attempt(Generic[Answer]):
-    """Begins at once. A thread that waits for a lock in the kernel cannot be ended: who gives up
-    leaves it behind, and it ends when it may."""
+    """Begins at once; OSError when no thread is to be had. One that waits for a lock in the kernel
+    cannot be ended: who gives up leaves it behind, and it ends when it may."""
 
     def __init__(self, call: Callable[[], Answer]) -> None:
         self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, args=(call,), daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
 
     def _work(self, call: Callable[[], Answer]) -> None:
         try:

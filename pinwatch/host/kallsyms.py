@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
@@ -59,9 +60,10 @@ class Namer:
     def take(self) -> dict[int, str]:
         """What was named since the last call. To be called again and again: it starts the work."""
         if self._wanted and (self._thread is None or not self._thread.is_alive()):
-            wanted, self._wanted = self._wanted, set()
-            self._thread = Thread(target=self._name, args=(wanted,), daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._name, args=(self._wanted,), daemon=True)
+            with suppress(RuntimeError):  # no thread is to be had: later, then
+                thread.start()
+                self._thread, self._wanted = thread, set()
         return {} if self._named.empty() else self._named.get()
 
     def _name(self, wanted: set[int]) -> None:

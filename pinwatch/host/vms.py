@@ -57,6 +57,8 @@ class Finder:
                 return answer.get(timeout=PATIENCE_S)
         except queue.Empty:
             pass
+        except RuntimeError:  # no thread is to be had
+            self._free.release()
         self.errors += 1
         return ()
 

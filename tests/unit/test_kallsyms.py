@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from pinwatch.host.kallsyms import Namer, resolve
+from tests.monitoring.servers import wait_for
 
 KALLSYMS = """\
 ffffffff81000000 T _stext
@@ -64,3 +66,19 @@ def test_names_come_later_and_once(procfs: Path) -> None:
         namer.ask(named)
     assert named == {0xFFFFFFFF81001004: "first", 0xFFFFFFFF81002004: "second"}
     assert namer.take() == {}
+
+
+def test_without_a_thread_they_come_later_still(
+    procfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TasksMax= of the unit is 64, and each request has one."""
+    namer = Namer(procfs)
+    namer.ask([0xFFFFFFFF81001004])
+    with monkeypatch.context() as full:
+        full.setattr(Thread, "start", no_thread)
+        assert namer.take() == {}
+    wait_for(namer.take, "it was forgotten")
+
+
+def no_thread(_self: Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pinwatch import attribute
 from pinwatch.attribute import Programs
 from pinwatch.host import procfs, vms
+from pinwatch.host.attempt import Attempt
 from pinwatch.host.procfs import NS_PER_TICK
 from pinwatch.model.sample import TaskKey
 from pinwatch.model.vm import Basis, Evidence, Platform
@@ -194,3 +195,23 @@ def test_a_command_line_that_does_not_come_is_waited_for_elsewhere(host: Host) -
     path.unlink()
     path.write_bytes(b"kvm\0-name\0web\0")
     assert finder.cmdline(4242) == ("kvm", "-name", "web")
+
+
+def test_without_a_thread_a_command_line_is_an_error(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the end of the daemon, and not of those that come later."""
+
+    def no_thread(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    finder = host.finder()
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_thread)
+        for _ in range(2 * vms.MAX_WAITING):
+            assert finder.cmdline(4242) == ()
+        with pytest.raises(OSError, match="can't start"):
+            Attempt(lambda: 1)
+    assert finder.errors == 2 * vms.MAX_WAITING
+    finder.cmdline(4242)
+    assert finder.errors == 2 * vms.MAX_WAITING
