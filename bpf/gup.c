@@ -121,6 +121,18 @@ static __always_inline void close_frame(void *ctx, struct pw_frame *frame, s64 r
 	close_window(PW_HOLDER_PIN);
 }
 
+/* Its return was not seen: there was no slot for the return probe, or our program was running on that
+ * CPU. What it found is not of what comes. */
+static __always_inline void discard_frame(struct pw_frame *frame)
+{
+	u32 tid = current_tid();
+
+	lost(PW_LOSS_FRAME_STALE);
+	if (frame->failing)
+		failures.delete(&tid);
+	frames.delete(&tid);
+}
+
 /* For the consumers (one file each), on entry of the function that stands for a whole operation.
  * None when it is called inside another one, and belongs to it. */
 static __always_inline struct pw_frame *open_operation(void *ctx, u32 source)
@@ -132,7 +144,7 @@ static __always_inline struct pw_frame *open_operation(void *ctx, u32 source)
 	if (frame) {
 		if (frame->site && frame->site != site)
 			return 0;
-		lost(PW_LOSS_FRAME_STALE);	/* its return was not seen */
+		discard_frame(frame);
 	}
 	return open_frame(source, site);
 }
@@ -182,7 +194,7 @@ static __always_inline void enter_gup(u64 start, u64 nr_pages)
 	struct pw_frame *frame = frames.lookup(&tid);
 
 	if (frame && !frame->site) {
-		lost(PW_LOSS_FRAME_STALE);
+		discard_frame(frame);
 		frame = 0;
 	}
 	if (!frame) {
@@ -342,6 +354,17 @@ EXIT(collect)
 	return 0;
 }
 #endif
+
+/* No thread ends in a pin. Else the frame would be a pin that is stuck, for ever. */
+RAW_TP(task_exit)
+{
+	u32 tid = current_tid();
+	struct pw_frame *frame = frames.lookup(&tid);
+
+	if (frame)
+		discard_frame(frame);
+	return 0;
+}
 
 #ifdef SYM_memcg_oom
 /* mem_cgroup_out_of_memory(memcg, gfp_mask, order): a charge that found nothing to reclaim. */

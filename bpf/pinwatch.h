@@ -347,7 +347,7 @@ enum pw_loss {
 	PW_LOSS_FRAMES_FULL = 1,
 	PW_LOSS_FAILURES_FULL = 2,
 	PW_LOSS_TOTALS_FULL = 3,
-	PW_LOSS_FRAME_STALE = 4,	/* an operation began before the last one's end was seen */
+	PW_LOSS_FRAME_STALE = 4,	/* the end of an operation was not seen */
 	PW_LOSS_READ_FAULT = 5,
 	PW_LOSS_HINTS_FULL = 6,		/* a process gave more hints than it is asked for */
 	PW_LOSS_COUNT = 7,

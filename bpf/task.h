@@ -107,7 +107,9 @@ static __always_inline struct pw_total *total_of(struct pw_frame *frame)
 	if (total)
 		return total;
 	announce_task();
-	if (totals.insert(&key, &zero))
+	totals.insert(&key, &zero);	/* or another thread did */
+	total = totals.lookup(&key);
+	if (!total)
 		lost(PW_LOSS_TOTALS_FULL);
-	return totals.lookup(&key);
+	return total;
 }

@@ -201,6 +201,10 @@ class Daemon:
         if waiting:
             reasons = "; ".join(dict.fromkeys(state.reason for state in waiting))
             self._tell(f"{len(waiting)} hooks attach later: {reasons}")
+        limited = [state for state in states if state.attached and state.reason]
+        if limited:
+            reasons = "; ".join(dict.fromkeys(state.reason for state in limited))
+            self._tell(f"{len(limited)} hooks have limits: {reasons}")
         for state in off:
             self._tell(f"not seen: {state.sees} (hook {state.hook}: {state.reason})")
         notify(f"READY=1\nSTATUS={attached} hooks attached, {len(waiting)} wait, {len(off)} off")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from pinwatch.host import compat, syscalls
 from pinwatch.host.compat import Hook
 from pinwatch.host.probe import possible_cpus
 from pinwatch.host.sysfs import cma_areas
+from pinwatch.host.tracefs import ReturnProbes
 from pinwatch.model.kernel import HookState, Mode
 from pinwatch.model.loss import LossKind
 from pinwatch.model.sample import (
@@ -117,6 +119,7 @@ class Probes:
         self._cpus = possible_cpus(sysfs)
         by_name = {hook.name: hook for hook in compat.HOOKS}
         self._hooks = [_live_hook(by_name[row["hook"]], row, fds) for row in message["hooks"]]
+        self._returns = ReturnProbes(sysfs)
         self.ring = syscalls.RingBuffer(self._maps["events"])
         if "lru_batches" in self._maps:
             for index, address in enumerate(message["lru_batches"]):
@@ -143,6 +146,7 @@ class Probes:
         waiting = [live for live in self._hooks if module in live.hook.modules]
         for live in waiting:
             _close(live.links)  # a probe in an unloaded module is dead
+            self._returns.remove_unused()
             self._attach(live)
         return bool(waiting)
 
@@ -162,10 +166,28 @@ class Probes:
             try:
                 live.links = self._links(live, symbol)
             except OSError as error:
-                live.state = _refused(live, symbol, error)
+                live.state = self._refused(live, symbol, error)
             else:
-                live.state = _state(live.hook, symbol, live.mode)
+                live.state = _state(live.hook, symbol, live.mode, self._limits(live))
                 return
+
+    def _limits(self, live: LiveHook) -> str:
+        """Why it may not see all."""
+        is_return_probe = live.mode is Mode.KPROBE and any(_phases(live.hook)[1:])
+        if not is_return_probe or not self._returns.refused:
+            return ""
+        at_once = max(10, 2 * self._cpus)
+        return f"no more than {at_once} at once are seen to end ({self._returns.refused})"
+
+    def _refused(self, live: LiveHook, symbol: str, error: OSError) -> HookState:
+        modules = live.hook.modules
+        if not modules or error.errno != errno.ENOENT:
+            return _state(live.hook, symbol, Mode.OFF, f"{live.mode}: {error.strerror}")
+        if all((self._sysfs / "module" / name).exists() for name in modules):
+            reason = f"this kernel has none of: {', '.join(live.symbols)}"
+            return _state(live.hook, "", Mode.OFF, reason)
+        reason = f"module {' or '.join(modules)} is not loaded"
+        return _state(live.hook, symbol, Mode.WAITING, reason)
 
     def _links(self, live: LiveHook, symbol: str) -> list[int]:
         links: list[int] = []
@@ -179,6 +201,9 @@ class Probes:
 
     def _link(self, mode: Mode, symbol: str, program: int, on_return: bool) -> int:
         if mode is Mode.KPROBE:
+            with suppress(OSError):  # then as the kernel has it by itself
+                if on_return:
+                    return self._returns.attach(program, symbol)
             return syscalls.attach_kprobe(program, symbol, on_return=on_return, sysfs=self._sysfs)
         return syscalls.attach_tracing(program, symbol if mode is Mode.RAW_TRACEPOINT else "")
 
@@ -212,9 +237,10 @@ class Probes:
             syscalls.delete_key(self._maps["totals"], bytes(raw))
 
     def _missed(self) -> int:
-        """How often the kernel did not run a program, because it was running on that CPU."""
+        """How often the kernel did not run a program, because it was running on that CPU, or there
+        was no slot for a return."""
         programs = (program for live in self._hooks for program in live.programs)
-        return sum(map(syscalls.program_misses, programs))
+        return sum(map(syscalls.program_misses, programs)) + self._returns.missed()
 
     def _totals(self) -> tuple[TaskTotals, ...]:
         pairs = syscalls.read_hash(self._maps["totals"], layout.TotalKey, layout.Total)
@@ -277,6 +303,7 @@ class Probes:
         for live in self._hooks:
             _close(live.links)
             _close(list(live.programs))
+        self._returns.remove_unused()
         _close(list(self._maps.values()))
 
 
@@ -322,13 +349,6 @@ def _phases(hook: Hook) -> tuple[bool, ...]:
     """For each program of a hook, in order: does it run on return?"""
     exits = hook.exit or bool(hook.returns)
     return tuple(is_exit for is_exit, wanted in ((False, hook.entry), (True, exits)) if wanted)
-
-
-def _refused(live: LiveHook, symbol: str, error: OSError) -> HookState:
-    if live.hook.modules and error.errno == errno.ENOENT:
-        reason = f"module {' or '.join(live.hook.modules)} is not loaded"
-        return _state(live.hook, symbol, Mode.WAITING, reason)
-    return _state(live.hook, symbol, Mode.OFF, f"{live.mode}: {error.strerror}")
 
 
 def _close(fds: list[int]) -> None:

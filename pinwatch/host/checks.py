@@ -184,10 +184,14 @@ def events() -> Iterator[Check]:
 
 
 def _hook(state: HookState) -> Check:
-    if state.attached:
+    remedy = ""
+    if state.attached and state.reason:
+        detail, verdict = f"{state.sees}: {state.reason}", Verdict.LIMITED
+        remedy = "have tracefs mounted on /sys/kernel/tracing, where pinwatch may write"
+    elif state.attached:
         detail, verdict = f"{state.sees}: {state.mode} on {state.symbol}", Verdict.OK
     elif state.mode is Mode.WAITING:
         detail, verdict = f"{state.sees}: attaches by itself later ({state.reason})", Verdict.OK
     else:
         detail, verdict = f"not seen: {state.sees} ({state.reason})", Verdict.LIMITED
-    return Check(name=f"hook {state.hook}", verdict=verdict, detail=detail)
+    return Check(name=f"hook {state.hook}", verdict=verdict, detail=detail, remedy=remedy)

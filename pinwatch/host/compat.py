@@ -76,6 +76,12 @@ _PIN = (
         sees="folios that could not be isolated",
     ),
     Hook(
+        name="task_exit",
+        symbols=("sched_process_exit",),
+        modes=_TRACEPOINT,
+        sees="threads that end in a pin whose return was missed",
+    ),
+    Hook(
         name="memcg_oom",
         symbols=("mem_cgroup_out_of_memory",),
         modes=_TRACED,

@@ -20,6 +20,7 @@ _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_FLAG_FD_CLOEXEC = 8
+_PERF_TYPE_TRACEPOINT = 2
 _RECURSION_MISSES, _PROG_INFO_SIZE = 208, 216  # struct bpf_prog_info up to that field
 
 _SampleFn = ct.CFUNCTYPE(ct.c_int, ct.c_void_p, ct.c_void_p, ct.c_size_t)
@@ -95,12 +96,19 @@ def attach_kprobe(program: int, symbol: str, *, on_return: bool, sysfs: Path) ->
     name = ct.create_string_buffer(symbol.encode())
     attr = _PerfEventAttr(
         type=int((pmu / "type").read_text()),
-        size=ct.sizeof(_PerfEventAttr),
         config=int(on_return) << retprobe_bit,
-        sample_period=1,
-        wakeup_events=1,
         kprobe_func=ct.addressof(name),
     )
+    return _attach_perf(program, attr)
+
+
+def attach_event(program: int, event: int) -> int:
+    """Attach to an event of tracefs, by its number."""
+    return _attach_perf(program, _PerfEventAttr(type=_PERF_TYPE_TRACEPOINT, config=event))
+
+
+def _attach_perf(program: int, attr: _PerfEventAttr) -> int:
+    attr.size, attr.sample_period, attr.wakeup_events = ct.sizeof(attr), 1, 1
     libc = ct.CDLL(None, use_errno=True)
     number = _SYS_PERF_EVENT_OPEN[os.uname().machine]
     fd = _checked(libc.syscall(number, ct.byref(attr), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC))

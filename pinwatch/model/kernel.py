@@ -54,7 +54,7 @@ class HookState:
     hook: str
     symbol: str
     mode: Mode
-    reason: str = ""  # why it is off
+    reason: str = ""  # why it is off, or may not see all
     sees: str = ""  # what is not seen while it is off
 
     @property

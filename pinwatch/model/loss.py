@@ -21,7 +21,7 @@ class LossKind(StrEnum):
     MISSED = (
         "missed",
         "the kernel did not run one of our programs, because it was running on that CPU already "
-        "(of kprobes counted since 6.7)",
+        "(of kprobes counted since 6.7), or because too many threads were in that function",
     )
     FRAMES_FULL = "frames_full", "more than 2048 threads were pinning at once"
     FAILURES_FULL = (
@@ -34,8 +34,7 @@ class LossKind(StrEnum):
     )
     FRAME_STALE = (
         "frame_stale",
-        "an operation began in a thread whose last one was never seen to end (a missed return "
-        "probe)",
+        "the end of an operation was never seen, and so how it ended (a missed return probe)",
     )
     READ_FAULT = "read_fault", "kernel or user memory could not be read"
     HINTS_FULL = (

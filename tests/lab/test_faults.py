@@ -64,6 +64,24 @@ def test_doctor_names_the_one_thing_missing(run: LabRun) -> None:
     assert "module vfio_iommu_type1 is not loaded" in details["hook vfio_map"]
 
 
+def test_without_tracefs_what_is_not_seen_to_end_is_a_loss(run: LabRun) -> None:
+    result = run.result("no_tracefs")
+    metrics = result["metrics"]
+    assert result["errors"] == [12, 0] * 12
+    seen = metrics['pinwatch_longterm_pins_total{source="vfio_type1",vm="~host"}']
+    lost = run.lost(metrics)
+    assert 10 <= seen < 24, as_json(metrics)
+    assert lost == {'pinwatch_losses_total{kind="frame_stale"}': 24 - seen}
+    assert not [n for name, n in metrics.items() if "pins_stuck" in name and n]
+    assert "hooks have limits: no more than 10 at once are seen to end" in result["log"]
+    limited = {
+        check["name"] for check in result["doctor"]["checks"] if "at once" in check["detail"]
+    }
+    assert {"hook vfio_map", "hook io_pin"} <= limited
+    assert "hook split" not in limited
+    assert result["code"] == 0
+
+
 def test_kill_and_restart_in_the_middle_of_maps(run: LabRun) -> None:
     result = run.result("killed_in_the_middle")
     assert result["failed"] == 0, "the workload noticed"
@@ -72,4 +90,5 @@ def test_kill_and_restart_in_the_middle_of_maps(run: LabRun) -> None:
         "counting resumed, from 0: a visible gap"
     )
     assert result["started"] > 0
+    assert not result["left"], "definitions of probes, also those of the one that was killed"
     assert result["code"] == 0

@@ -256,6 +256,18 @@ def test_drop_caches_is_named_with_who_wrote_it(run: LabRun) -> None:
 
 
 @plain
+def test_each_of_many_maps_at_once_is_seen_to_end(run: LabRun) -> None:
+    seen = run.scenario("crowd")
+    assert seen.workload["errors"] == [ENOMEM, 0] * 20
+    assert seen.metric("pinwatch_longterm_pins_total", vm=HOST, source="vfio_type1") == 40
+    assert seen.total(FAILURES) == len(seen.failures) == 20
+    assert seen.metric(FAILURES, vm=HOST, errno="ENOMEM", reason="extra_ref_plain") == 20
+    assert not seen.total("pinwatch_longterm_pins_stuck")
+    assert not run.lost(seen.metrics)
+    check_reconciled(seen)
+
+
+@plain
 def test_memlock_limit_is_not_a_migration_failure(run: LabRun) -> None:
     seen = run.scenario("memlock")
     assert seen.workload["errors"] == [ENOMEM]

@@ -56,9 +56,7 @@ def no_bpf() -> Result:
 
 
 def ready_is_true() -> Result:
-    """READY=1 reaches the service manager when /metrics answers and hooks are attached; without
-    tracefs, which the daemon does not need."""
-    tracefs = subprocess.run(["umount", "/sys/kernel/tracing"], capture_output=True, check=False)
+    """READY=1 reaches the service manager when /metrics answers and hooks are attached."""
     path = "/tmp/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -70,19 +68,36 @@ def ready_is_true() -> Result:
         at_ready = host.metrics()
         watchdog = manager.recv(4096).decode()
     second = _run()
-    doctor = subprocess.run(
-        [*host.PINWATCH, "doctor", "--json"], capture_output=True, check=False, text=True
-    )
+    doctor = _doctor()
     daemon.send_signal(signal.SIGTERM)
     return {
         "message": message,
         "watchdog": watchdog,
-        "tracefs_was_mounted": tracefs.returncode == 0,
         "hooks": {name: n for name, n in at_ready.items() if "hook_attached" in name},
         "second": second,
-        "doctor": {"code": doctor.returncode, "checks": json.loads(doctor.stdout)},
+        "doctor": doctor,
         "code": daemon.wait(60),
     }
+
+
+def _doctor() -> Result:
+    command = [*host.PINWATCH, "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    return {"code": done.returncode, "checks": json.loads(done.stdout)}
+
+
+def no_tracefs() -> Result:
+    """Return probes have ten slots then, and 24 threads map at once, and end."""
+    subprocess.run(["umount", "/sys/kernel/tracing"], check=True)
+    vfio.load_modules()
+    vfio.bind_edu()
+    daemon = host.Daemon()
+    done = host.run_workload("crowd", mib=2, threads=24)
+    metrics = host.settled_metrics()
+    doctor = _doctor()
+    log, code = daemon.log(), daemon.stop()
+    subprocess.run(["mount", "-t", "tracefs", "none", "/sys/kernel/tracing"], check=True)
+    return {**done, "metrics": metrics, "doctor": doctor, "log": log, "code": code}
 
 
 def killed_in_the_middle() -> Result:
@@ -109,15 +124,17 @@ def killed_in_the_middle() -> Result:
     assert started
     code = second.stop()
     done = json.loads(output)
+    defined = Path("/sys/kernel/tracing/kprobe_events").read_text()
     return {
         "maps": len(done["errors"]), "failed": sum(map(bool, done["errors"])),
         "before": before, "after": after, "code": code,
         "started": float(started[1]), "second_ready_s": second.ready_s,
+        "left": [line for line in defined.splitlines() if "pinwatch" in line],
     }  # fmt: skip
 
 
 PINS = 'pinwatch_longterm_pins_total{source="vfio_type1",vm="~host"}'
-FAULTS = (no_btf, no_bcc, no_permission, no_bpf, ready_is_true, killed_in_the_middle)
+FAULTS = (no_btf, no_bcc, no_permission, no_bpf, ready_is_true, no_tracefs, killed_in_the_middle)
 
 
 def main() -> int:

@@ -228,6 +228,11 @@ def drop_caches() -> Result:
     return {"errors": errors, "writes": writes}
 
 
+def crowd() -> Result:
+    """Four times as many maps at once as a return probe by itself has slots for, with 2 CPUs."""
+    return host.run_workload("crowd", mib=2, threads=40)
+
+
 def memlock() -> Result:
     """RLIMIT_MEMLOCK of 16 MiB, a map of 32."""
     return host.run_workload("memlock", mib=32, limit_mib=16)
@@ -264,7 +269,7 @@ LAYOUTS: dict[str, tuple[Scenario, ...]] = {
     # Those that fail come early: what a Prometheus records of them each minute is there at the end.
     "plain": (
         module_later, plain_success, held_page, real_qemu, for_a_colleague, drop_caches, memlock,
-        no_destination, lives, will_fail, hints, looked_at,
+        crowd, no_destination, lives, will_fail, hints, looked_at,
     ),
     "fragmented": (founding_report,),
     "cma": (looked_at, cma_success, cma_held),

@@ -11,8 +11,10 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,24 @@ def maps(
     seconds = time.monotonic() - began
     acquired = _foll_pins() - pinned_before
     return {"errors": errors, "pages": size // PAGE, "seconds": seconds, "foll_pins": acquired}
+
+
+def crowd(*, mib: int, threads: int) -> dict[str, Any]:
+    """Map from all threads at once, which wait for each other in the kernel (for the container's
+    lock); of every second one a pipe holds a page."""
+    container = Container()
+    memories = [memory.memfd(mib * MIB) for _ in range(threads)]
+    for ram in memories[::2]:
+        memory.hold_in_pipe(ram, 0)
+    ready = threading.Barrier(threads)
+
+    def map_one(number: int) -> int:
+        ready.wait()
+        return container.map(memories[number], iova=(1 << 30) + number * mib * MIB)
+
+    with ThreadPoolExecutor(threads) as pool:
+        errors = list(pool.map(map_one, range(threads)))
+    return {"errors": errors}
 
 
 def _foll_pins() -> int:
