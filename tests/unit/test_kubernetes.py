@@ -134,8 +134,9 @@ def test_the_privileges_are_these_and_no_others(pod: Document, container: Docume
     assert pod["automountServiceAccountToken"] is False
     paths = {v["hostPath"]["path"]: v["name"] for v in pod["volumes"] if "hostPath" in v}
     writable = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
-    assert paths.keys() == {DEFAULTS["state_dir"], "/sys/fs/cgroup"}
-    assert {path for path, name in paths.items() if name in writable} == {DEFAULTS["state_dir"]}
+    written = {DEFAULTS["state_dir"], "/sys/kernel/tracing"}
+    assert paths.keys() == {*written, "/sys/fs/cgroup"}
+    assert {path for path, name in paths.items() if name in writable} == written
 
 
 # ---- agreement with the settings -----------------------------------------------------------------
