@@ -108,7 +108,7 @@ class Daemon:
             settings.vmm_programs.split(), settings.vm_name_pattern
         )
         self._totals: tuple[TaskTotals, ...] = ()
-        self._web = _web(settings.web_config_file)
+        self._web = _web(settings.web_config_file, self._tell)
         self._tcp = serve.bind_tcp(
             settings.listen,
             max_requests=int(settings.web_max_requests),
@@ -422,13 +422,13 @@ def _history(settings: Settings, log: Callable[[str], None]) -> History | None:
     return History(settings.state_dir, limits, log)
 
 
-def _web(path: str) -> Web | None:
+def _web(path: str, tell: Callable[[str], None]) -> Web | None:
     """Only who configures it has TLS and bcrypt in memory."""
     if not path:
         return None
     from pinwatch.web import Web
 
-    return Web(path)
+    return Web(path, tell)
 
 
 def _series(settings: Settings) -> SeriesLimits:

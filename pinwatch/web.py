@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import bcrypt
 import yaml
 
 from pinwatch.errors import UsageError
+from pinwatch.host import clock
 
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH = {
@@ -42,6 +44,7 @@ _HEADERS = {
 # Compared with when there is no such user, so that the time does not tell who there is.
 _NOBODY = b"$2b$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"
 _KEPT = 64  # credentials that were right
+BAD_S = 60.0  # that a new certificate may be bad before it is said
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -198,13 +201,14 @@ def _context(tls: Tls, path: str) -> ssl.SSLContext:
 
 class Contexts:
     """The context for a new connection. Files that have changed are read again; if they are not
-    good then, those that were stay."""
+    good then, those that were stay, and `tell` is told so when that goes on."""
 
-    def __init__(self, tls: Tls, path: str) -> None:
-        self._tls, self._path = tls, path
+    def __init__(self, tls: Tls, path: str, tell: Callable[[str], None]) -> None:
+        self._tls, self._path, self._tell = tls, path, tell
         self._lock = threading.Lock()
         self._seen = self._stamp()
         self._context = _context(tls, path)
+        self._bad_since_s: float | None = None
 
     def __call__(self) -> ssl.SSLContext:
         with self._lock:
@@ -213,9 +217,19 @@ class Contexts:
                 if stamp != self._seen:
                     self._context = _context(self._tls, self._path)
                     self._seen = stamp
-            except (OSError, UsageError):
-                pass  # a certificate is written before its key
+                self._bad_since_s = None
+            except (OSError, UsageError) as error:
+                self._complain(str(error))
             return self._context
+
+    def _complain(self, error: str) -> None:
+        """Once, and not at once: a certificate is written before its key."""
+        now_s = clock.monotonic_s()
+        if self._bad_since_s is None:
+            self._bad_since_s = now_s
+        elif now_s - self._bad_since_s > BAD_S:
+            self._tell(f"{error}; the certificate from before is still used")
+            self._bad_since_s = inf
 
     def _stamp(self) -> tuple[tuple[int, int], ...]:
         return tuple((s.st_mtime_ns, s.st_ino) for s in map(os.stat, self._tls.files))
@@ -269,9 +283,10 @@ class BasicAuth:
 class Web:
     """All that a configuration file asks for."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tell: Callable[[str], None]) -> None:
         self._config = load(path)
-        self.contexts = Contexts(self._config.tls, path) if self._config.tls else None
+        tls = self._config.tls
+        self.contexts = Contexts(tls, path, tell) if tls else None
 
     def guard(self, app: WsgiApp) -> WsgiApp:
         """The application behind its passwords, with its headers."""

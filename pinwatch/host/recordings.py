@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 
@@ -21,6 +22,8 @@ class Writer:
     def __init__(self, path: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # that was there, and others could read it
+            os.fchmod(descriptor, 0o600)
         try:
             self._zip = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, mtime=0)
         except OSError:

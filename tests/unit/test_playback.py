@@ -96,7 +96,10 @@ def test_a_replay_shows_what_the_daemon_showed(tmp_path: Path) -> None:
     assert "pinwatch_vms_folded_total 1.0" in published[-1]
 
 
-def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("was_there", [False, True])
+def test_only_its_owner_may_read_it(tmp_path: Path, was_there: bool) -> None:
+    if was_there:
+        (tmp_path / "r").touch(0o644)
     live(tmp_path / "r")
     assert (tmp_path / "r").stat().st_mode & 0o777 == 0o600
 

@@ -23,6 +23,7 @@ import pytest
 
 from pinwatch import serve, web
 from pinwatch.errors import UsageError
+from pinwatch.host import clock
 from pinwatch.web import Web
 from tests.lab import tools
 from tests.unit.test_serve import Host
@@ -78,7 +79,7 @@ HEADERS = "http_server_config: {http2: true, headers: {X-Frame-Options: deny}}\n
 @contextmanager
 def serving(path: str, **options: int) -> Iterator[serve.Server]:
     """A server of a snapshot, guarded as the file says."""
-    settings = Web(path)
+    settings = Web(path, print)
     host = Host()
     server = serve.bind_tcp("127.0.0.1:0", contexts=settings.contexts, **options)
     serve.start(server, settings.guard(host.app))
@@ -158,6 +159,29 @@ def test_a_new_certificate_is_taken_without_a_restart(files: Files) -> None:
         assert serial(server.server_port) != before
 
 
+def test_a_certificate_that_stays_bad_is_told_once(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(clock, "monotonic_s", lambda: now[0])
+    with serving(configured(files, TLS + "}\n")) as server:
+
+        def said_at(*times: float) -> str:
+            for now[0] in times:
+                assert curl(server, files)[0] == 200
+            return capsys.readouterr().out
+
+        (files.top / "server.crt").write_text("of somebody else")
+        assert said_at(100, 130) == "", "its key may be on the way"
+        assert said_at(161, 300).count("the certificate from before is still used") == 1
+        certify(files.top, "server")
+        assert said_at(301) == ""
+        (files.top / "server.crt").write_text("of somebody else")
+        assert said_at(400) == ""
+        assert "is still used" in said_at(461), "another one"
+        certify(files.top, "server")
+
+
 def test_prometheus_scrapes_it(files: Files, tmp_path: Path) -> None:
     """With TLS, a password and a certificate of its own."""
     with serving(configured(files, MUTUAL + USERS)) as server:
@@ -232,7 +256,7 @@ def wait_for(port: int, query: str) -> list[object]:
 def test_what_is_not_understood_is_an_error(files: Files, text: str, words: str) -> None:
     path = configured(files, text)
     with pytest.raises(UsageError) as error:
-        Web(path)
+        Web(path, print)
     assert words in error.value.message + error.value.hint
     assert path in error.value.message
     assert "\n" not in error.value.message
