@@ -45,6 +45,7 @@ from pinwatch.model.vm import SeriesLimits
 from pinwatch.pipeline import Outcome, Pipeline
 from pinwatch.recorder import Recorder
 from pinwatch.recording import (
+    ClockSet,
     Counted,
     Header,
     HooksChanged,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 
 HOUSEKEEPING_S = 10.0
+CLOCK_SET_NS = 100_000_000  # that the wall clock differs by from what it was to be
 MOMENT_S = 60.0  # between states of the host that the history keeps
 AT_ONCE_S = 0.2  # what changed is published so soon, but not for each record of a storm
 BUSY_S = 0.1
@@ -135,6 +137,7 @@ class Daemon:
                 wall_offset_ns=clock.wall_offset_ns(),
                 series=_series(settings),
             )
+            self._wall_offset_ns = header.wall_offset_ns
             self._pipeline = Pipeline(header.facts, header.wall_offset_ns, header.series)
             self._history = _history(settings, self._tell)
             self._recorder = Recorder(header, settings.record, self._tell)
@@ -300,6 +303,7 @@ class Daemon:
     def _sample(self) -> None:
         """Read all counters; the kernel's own before and after ours, so that they compare. Then the
         records: a process that is counted was announced before."""
+        self._look_at_clock()
         before = procfs.vmstat(self._roots.proc)
         sample = self._probes.sample()
         after = procfs.vmstat(self._roots.proc)
@@ -318,6 +322,17 @@ class Daemon:
         self._publish()
         self._raise_stuck()
         self._journal.catch_up()
+
+    def _look_at_clock(self) -> None:
+        """What came from the kernel by now was before."""
+        offset_ns = clock.wall_offset_ns()
+        moved_ns = offset_ns - self._wall_offset_ns
+        if abs(moved_ns) < CLOCK_SET_NS:
+            return
+        self._drain()
+        self._wall_offset_ns = offset_ns
+        self._feed(ClockSet(clock.monotonic_ns(), offset_ns))
+        self._tell(f"the clock of this host was set, by {moved_ns / 1e9:+,.1f} s")
 
     def _publish(self) -> None:
         if (states := self._states) != self._hooks:

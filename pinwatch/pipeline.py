@@ -24,6 +24,7 @@ from pinwatch.model.sample import KernelSample, TaskKey
 from pinwatch.model.snapshot import Snapshot
 from pinwatch.model.vm import HOST, UNATTRIBUTED, Evidence, SeriesLimits, Vm
 from pinwatch.recording import (
+    ClockSet,
     Counted,
     DevicesFound,
     HooksChanged,
@@ -74,6 +75,9 @@ class Pipeline:
                 self._io_in_flight = devices
             case DevicesFound(task, found):
                 self._ledger.give_devices(task, found)
+            case ClockSet(_, wall_offset_ns):
+                self._wall_offset_ns = wall_offset_ns
+                self._ledger.set_clock(wall_offset_ns)
             case TaskEnded(task):
                 self._ledger.end_task(task)
             case TaskGone(task):

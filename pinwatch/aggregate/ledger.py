@@ -226,6 +226,10 @@ class Ledger:
     def set_hooks(self, hooks: tuple[HookState, ...]) -> None:
         self._hooks = hooks
 
+    def set_clock(self, wall_offset_ns: int) -> None:
+        """From now on; times that were told stay."""
+        self._wall_offset_ns = wall_offset_ns
+
     def _wall_s(self, time_ns: int) -> float:
         return (time_ns + self._wall_offset_ns) / 1e9
 

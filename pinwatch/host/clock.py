@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import time
 
+_READINGS = 5
+
 
 def wall_offset_ns() -> int:
-    """Add this to CLOCK_MONOTONIC to get the wall clock."""
-    return time.time_ns() - time.monotonic_ns()
+    """Add this to CLOCK_MONOTONIC to get the wall clock. It changes when that is set; what NTP
+    slews, it slews in both."""
+    return min(_wall_offset() for _ in range(_READINGS))[1]
+
+
+def _wall_offset() -> tuple[int, int]:
+    """How long it took to read both, and the offset: whoever is interrupted is wrong by that."""
+    before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+    return after - before, wall - after
 
 
 def wall_s() -> float:

@@ -4,6 +4,7 @@ Pure: items and text; who opens files is host/recordings.py.
 """
 
 from pinwatch.recording.items import (
+    ClockSet,
     Counted,
     DevicesFound,
     HooksChanged,
@@ -33,6 +34,7 @@ from pinwatch.recording.lines import (
 
 __all__ = [
     "FORMAT",
+    "ClockSet",
     "Counted",
     "DevicesFound",
     "Header",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pinwatch.abi import layout
 from pinwatch.model.sample import TaskKey
 from pinwatch.recording.items import (
+    ClockSet,
     Counted,
     DevicesFound,
     HooksChanged,
@@ -34,6 +35,7 @@ from pinwatch.recording.items import (
 
 KEPT_PINS = 200
 KEPT_HINTS = 32  # of a process
+KEPT_CLOCKS = 100  # times that it was set
 _HEAD_SIZE = ct.sizeof(layout.Head)
 
 
@@ -73,6 +75,7 @@ class Flight:
         self._lost: Counter[str] = Counter()
         self._processes: dict[TaskKey, _Process] = {}
         self._pins: deque[_Pin] = deque(maxlen=KEPT_PINS)
+        self._clocks: deque[ClockSet] = deque(maxlen=KEPT_CLOCKS)
 
     def note(self, item: Item) -> None:
         """Remember what of it still says something later."""
@@ -83,6 +86,8 @@ class Flight:
                 self._symbols.update(symbols)
             case Lost(kind, amount):
                 self._lost[kind] += amount
+            case ClockSet():
+                self._clocks.append(item)
             case IoInFlight():
                 self._io = item
             case VmFound(task):
@@ -133,15 +138,17 @@ class Flight:
         yield Published()
 
     def _past(self) -> Iterator[Item]:
-        """Hints and pins by their time; a process that is gone appears for its pins."""
+        """Hints and pins by their time, with the clock of then; a process that is gone appears for
+        its pins."""
         hints = (hint for process in self._processes.values() for hint in process.hints)
-        past: list[tuple[int, RawRecord | _Pin]] = [
+        past: list[tuple[int, RawRecord | ClockSet | _Pin]] = [
             *hints,
+            *((clock.time_ns, clock) for clock in self._clocks),
             *((pin.time_ns, pin) for pin in self._pins),
         ]
         gone: dict[TaskKey, None] = {}
         for _, what in sorted(past, key=lambda at: at[0]):
-            if isinstance(what, RawRecord):
+            if isinstance(what, RawRecord | ClockSet):
                 yield what
                 continue
             if what.task not in self._processes:

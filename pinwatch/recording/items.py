@@ -27,6 +27,15 @@ class RawRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSet:
+    """The wall clock was set, as NTP does it after boot. The offset, which is added to
+    CLOCK_MONOTONIC, holds for what comes; both are nanoseconds."""
+
+    time_ns: int
+    wall_offset_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class VmFound:
     """A process that ran already when the daemon started, or what was found beside a record."""
 
@@ -137,6 +146,7 @@ Item = (
     | VmFound
     | DevicesFound
     | TaskEnded
+    | ClockSet
     | TaskGone
     | Rescanned
     | VmmsConfigured

@@ -29,6 +29,7 @@ from pinwatch.model.sample import (
 from pinwatch.model.vm import Device, LibvirtDomain, SeriesLimits
 from pinwatch.plain import from_plain, to_plain
 from pinwatch.recording.items import (
+    ClockSet,
     Counted,
     DevicesFound,
     HooksChanged,
@@ -47,9 +48,10 @@ from pinwatch.recording.items import (
     VmmsConfigured,
 )
 
-FORMAT = 4
+FORMAT = 5
 # 2: no limits, losses, hooks; a snapshot for each sample. 3: ends only when all is counted.
-_READS = (2, 3, FORMAT)
+# 4: one clock.
+_READS = (2, 3, 4, FORMAT)
 # What JSON leaves as strings and lists.
 _INT_KEYED = ("zones", "migratetypes", "a_ops", "migrate_reasons")
 _TUPLES = ("refusing_ops", "lru_batches")
@@ -71,7 +73,7 @@ class Header:
     """What is needed to read the rest."""
 
     facts: KernelFacts
-    wall_offset_ns: int  # wall clock minus CLOCK_MONOTONIC
+    wall_offset_ns: int  # wall clock minus CLOCK_MONOTONIC, until it is set (`ClockSet`)
     series: SeriesLimits = field(default_factory=SeriesLimits)
     redacted: bool = False
     format: int = FORMAT
@@ -119,6 +121,8 @@ def item_line(item: Item) -> str:
             return _line({"devices_of": _key(task), "devices": [asdict(d) for d in devices]})
         case TaskEnded(task):
             return _line({"ended": _key(task)})
+        case ClockSet(time_ns, wall_offset_ns):
+            return _line({"clock_set": time_ns, "wall_ns": wall_offset_ns})
         case TaskGone(task):
             return _line({"gone": _key(task)})
         case Rescanned():
@@ -211,6 +215,8 @@ def _item(row: dict[str, Any]) -> Item:
         return DevicesFound(TaskKey(*row["devices_of"]), devices)
     if "ended" in row:
         return TaskEnded(TaskKey(*row["ended"]))
+    if "clock_set" in row:
+        return ClockSet(int(row["clock_set"]), int(row["wall_ns"]))
     if "gone" in row:
         return TaskGone(TaskKey(*row["gone"]))
     if "rescanned" in row:

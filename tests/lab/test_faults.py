@@ -50,6 +50,10 @@ def test_ready_means_attached_and_answering(run: LabRun) -> None:
     assert result["code"] == 0
 
 
+def test_a_clock_that_is_set_is_noticed(run: LabRun) -> None:
+    assert 0 <= run.result("ready_is_true")["behind_s"] < 60
+
+
 def test_a_second_daemon_says_so(run: LabRun) -> None:
     check_two_lines(run.result("ready_is_true")["second"], "Address already in use", "--listen")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from pinwatch import daemon as module
 from pinwatch import settings
 from pinwatch.abi import layout
 from pinwatch.daemon import Daemon, Roots
+from pinwatch.host import clock
 from pinwatch.model.pin import PinSource
 from pinwatch.model.sample import TaskTotals
 from pinwatch.playback import Playback
@@ -96,6 +98,31 @@ def test_who_starts_while_counters_are_read_is_known_when_it_gives_a_hint(
     assert daemon._snapshot.counters["pinwatch_vm_hints_total"] == {
         ("web-01", "madvise_hugepage", "before_populate", ""): 1
     }
+
+
+def test_what_happens_after_the_clock_was_set_has_its_time(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon._sample()
+    before = daemon._snapshot.time_s
+    offset = daemon._wall_offset_ns
+    for moved_ns, told in ((50_000_000, ""), (3_600_000_000_000, "was set, by +3,600.0 s")):
+        monkeypatch.setattr(clock, "wall_offset_ns", lambda moved_ns=moved_ns: offset + moved_ns)
+        daemon._sample()
+        said = capsys.readouterr().err
+        assert told in said if told else not said
+    assert daemon._snapshot.time_s == pytest.approx(before + 3600)
+
+
+def test_an_interruption_while_the_clocks_are_read_is_not_a_clock_that_was_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monotonic = iter([0, 10, 500, 9_000_000_510, 9_000_000_600, 9_000_000_620, *[0] * 20])
+    wall = iter([1_010, 1_510, 9_000_001_615, *[0] * 20])
+    monkeypatch.setattr(clock, "_READINGS", 3)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(monotonic))
+    monkeypatch.setattr(time, "time_ns", lambda: next(wall))
+    assert clock.wall_offset_ns() == 1_000
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from pinwatch.playback import Playback
 from pinwatch.recorder import Recorder
 from pinwatch.recording import (
     FORMAT,
+    ClockSet,
     Counted,
     DevicesFound,
     Header,
@@ -213,6 +214,25 @@ def test_a_recording_that_begins_late_knows_what_came_before() -> None:
     ]
     assert (after.losses, after.hooks) == (before.losses, before.hooks)
     assert after.free == before.free
+
+
+def test_a_recording_that_begins_late_has_the_clock_of_each_pin() -> None:
+    flight = Flight()
+    whole: list[Item] = []
+    for item in (pin_at(5), ClockSet(6, 10**18), pin_at(7), pin_at(8), ClockSet(9, 1), pin_at(9)):
+        flight.note(item)
+        whole.append(item)
+    before, after = replayed(whole), replayed(list(flight.items()))
+    ids = [failure.id for failure in before.failures]
+    assert [failure.id for failure in after.failures] == ids
+    assert before.failures[1].time_s == pytest.approx(1e9)
+    assert before.failures[3].time_s < 1
+
+
+def pin_at(time_ns: int) -> RawRecord:
+    record = pin_record(b"qemu-kvm", b"-name", b"web-01")
+    record.head.time_ns = time_ns
+    return RawRecord(bytes(record))
 
 
 def test_a_recording_that_begins_late_knows_who_has_ended() -> None:

@@ -17,6 +17,8 @@ from pinwatch.model.sample import Durations, Migrations, TaskKey, TaskTotals
 from pinwatch.model.vm import Basis, Device, LibvirtDomain, SeriesLimits
 from pinwatch.pipeline import Pipeline
 from pinwatch.recording import (
+    FORMAT,
+    ClockSet,
     Counted,
     DevicesFound,
     Header,
@@ -80,6 +82,7 @@ ITEMS: tuple[recording.Item, ...] = (
         ),
         {"pgmigrate_fail": 1},
     ),
+    ClockSet(12_000_000_000, 1_700_000_000_000_000_000),
 )  # fmt: skip
 
 
@@ -176,7 +179,7 @@ def strings(value: Any) -> Iterator[str]:
 
 def test_who_made_another_format_is_told_in_plain_text() -> None:
     line = recording.header_line(HEADER).replace(
-        '"pinwatch_recording":4', '"pinwatch_recording":99'
+        f'"pinwatch_recording":{FORMAT}', '"pinwatch_recording":99'
     )
     with pytest.raises(RecordingError) as error:
         recording.read([line.replace('"made_by":"', '"made_by":"\\u001b[31m')])

@@ -69,6 +69,7 @@ def ready_is_true() -> Result:
         watchdog = manager.recv(4096).decode()
     second = _run()
     doctor = _doctor()
+    behind_s = _behind_after_clock_was_set()
     daemon.send_signal(signal.SIGTERM)
     return {
         "message": message,
@@ -76,8 +77,17 @@ def ready_is_true() -> Result:
         "hooks": {name: n for name, n in at_ready.items() if "hook_attached" in name},
         "second": second,
         "doctor": doctor,
+        "behind_s": behind_s,
         "code": daemon.wait(60),
     }
+
+
+def _behind_after_clock_was_set() -> float:
+    """How far the time of the last reading is from the host's, seconds after that was set by an
+    hour."""
+    time.clock_settime(time.CLOCK_REALTIME, time.time() + 3600)
+    time.sleep(10)
+    return time.time() - host.metrics()["pinwatch_sample_timestamp_seconds{}"]
 
 
 def _doctor() -> Result:
