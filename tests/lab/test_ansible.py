@@ -132,6 +132,7 @@ def test_no_hook_is_refused_under_the_units_hardening(host: LabRun) -> None:
         'pinwatch_hook_attached{hook="cma_finish",mode="off",symbol=""}'  # 6.12 is without CMA
     ]
     assert sum(hooks.values()) > 40
+    assert "hooks have limits" not in host.result("unit")["journal"], "tracefs cannot be written"
     doctor = host.result("doctor")
     assert doctor["code"] == 0, as_json(doctor)
 
