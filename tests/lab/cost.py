@@ -24,7 +24,7 @@ def show(event: Event) -> None:
             f"  {event['name']:<16} {event['migrating']:8.0f} migrating (spread "
             f"{event['migrating_spread']:.0f}), {event['staying']:6.0f} not (spread "
             f"{event['staying_spread']:.0f}), {event['mmap']:.0f} mmap and munmap, "
-            f"{event['madvise']:.0f} madvise",
+            f"{event['madvise']:.0f} madvise, {event['thread']:.0f} a thread",
             flush=True,
         )
     elif event.get("event") == "memory":

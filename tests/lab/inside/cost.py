@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -56,6 +57,7 @@ def measure(container: Container, settled: Memory) -> dict[str, float]:
         "staying_spread": max(staying) - min(staying),
         "mmap": statistics.median(_call_ns(_mmap) for _ in range(STAYING)),
         "madvise": statistics.median(_call_ns(_madvise) for _ in range(STAYING)),
+        "thread": statistics.median(_call_ns(_thread) for _ in range(STAYING)),
     }
 
 
@@ -77,6 +79,12 @@ _scratch = mmap.mmap(-1, PAGE)
 
 def _madvise() -> None:
     _scratch.madvise(mmap.MADV_DONTNEED)
+
+
+def _thread() -> None:
+    thread = threading.Thread()
+    thread.start()
+    thread.join()
 
 
 def report(name: str, measured: Callable[[], dict[str, float]]) -> None:
