@@ -134,7 +134,7 @@ def test_the_privileges_are_these_and_no_others(pod: Document, container: Docume
     assert pod["automountServiceAccountToken"] is False
     paths = {v["hostPath"]["path"]: v["name"] for v in pod["volumes"] if "hostPath" in v}
     writable = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
-    written = {DEFAULTS["state_dir"], "/sys/kernel/tracing"}
+    written = {DEFAULTS["state_dir"], value("ReadWritePaths").removeprefix("-")}
     assert paths.keys() == {*written, "/sys/fs/cgroup"}
     assert {path for path, name in paths.items() if name in writable} == written
 
