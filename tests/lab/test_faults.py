@@ -83,10 +83,6 @@ def test_without_tracefs_what_is_not_seen_to_end_is_a_loss(run: LabRun) -> None:
     }
     assert {"hook vfio_map", "hook io_pin"} <= limited
     assert "hook split" not in limited
-    hooks = {name: n for name, n in metrics.items() if "hook_attached" in name}
-    absent = 'pinwatch_hook_attached{hook="iommufd_map_file",mode="off",symbol=""}'  # v6.13
-    assert hooks[absent] == 0, as_json(hooks)
-    assert 'pinwatch_hook_attached{hook="vhost_vdpa",mode="waiting"' in " ".join(hooks)
     assert result["code"] == 0
 
 

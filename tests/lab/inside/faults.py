@@ -97,10 +97,8 @@ def _doctor() -> Result:
 
 
 def no_tracefs() -> Result:
-    """Return probes have ten slots then, and 24 threads map at once, and end. Of a module that is
-    there later kernels have one function more."""
+    """Return probes have ten slots then, and 24 threads map at once, and end."""
     subprocess.run(["umount", "/sys/kernel/tracing"], check=True)
-    subprocess.run(["modprobe", "iommufd"], check=True)
     vfio.load_modules()
     vfio.bind_edu()
     daemon = host.Daemon()
