@@ -131,6 +131,7 @@ static __always_inline void discard_frame(struct pw_frame *frame)
 	if (frame->failing)
 		failures.delete(&tid);
 	frames.delete(&tid);
+	close_window(PW_HOLDER_PIN);
 }
 
 /* For the consumers (one file each), on entry of the function that stands for a whole operation.
